@@ -1,0 +1,78 @@
+//! The OData text of a filter, spelled as the clients of the originals spell it.
+
+use std::fmt;
+
+use super::expr::{Expr, Literal};
+
+impl fmt::Display for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Expr::Field(name) => f.write_str(name),
+            Expr::Literal(literal) => literal.fmt(f),
+            Expr::Binary(op, left, right) => write!(f, "({left} {} {right})", op.keyword()),
+            Expr::Not(inner) => write!(f, "not({inner})"),
+            Expr::In(operand, values) => {
+                write!(f, "{operand} in (")?;
+                separated(f, values)?;
+                f.write_str(")")
+            }
+            Expr::Call(function, arguments) => {
+                write!(f, "{}(", function.name())?;
+                separated(f, arguments)?;
+                f.write_str(")")
+            }
+        }
+    }
+}
+
+fn separated<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T]) -> fmt::Result {
+    for (position, item) in items.iter().enumerate() {
+        if position > 0 {
+            f.write_str(",")?;
+        }
+        item.fmt(f)?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Literal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Literal::Null => f.write_str("null"),
+            Literal::Bool(value) => value.fmt(f),
+            Literal::Int(value) => value.fmt(f),
+            Literal::Long(value) => write!(f, "{value}L"),
+            Literal::Single(value) => write!(f, "{value}f"),
+            Literal::Double(value) => {
+                let text = value.to_string();
+                f.write_str(&text)?;
+                if !text.contains(['.', 'E']) && value.is_finite() {
+                    f.write_str(".0")?;
+                }
+                Ok(())
+            }
+            Literal::Decimal(text) => write!(f, "{text}M"),
+            Literal::Text(text) => write!(f, "'{}'", text.replace('\'', "''")),
+            Literal::Timestamp(value) => write!(f, "cast({},Edm.DateTimeOffset)", milliseconds(*value)),
+            Literal::Date(value) => write!(f, "cast({value},Edm.Date)"),
+            Literal::Time(value) => write!(
+                f,
+                "cast({:02}:{:02}:{:02}.{:03},Edm.TimeOfDay)",
+                value.hour(),
+                value.minute(),
+                value.second(),
+                value.millisecond()
+            ),
+            Literal::Uuid(value) => write!(f, "cast({},Edm.Guid)", value.as_hyphenated()),
+        }
+    }
+}
+
+/// The wire form of a time: UTC, exactly three fraction digits, the rest cut off.
+///
+/// As in Datasync's `DateTimeOffset` converter.
+#[must_use]
+pub fn milliseconds(time: jiff::Timestamp) -> String {
+    let cut = jiff::Timestamp::from_millisecond(time.as_nanosecond().div_euclid(1_000_000) as i64).unwrap_or(time);
+    format!("{cut:.3}")
+}
