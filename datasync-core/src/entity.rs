@@ -1,0 +1,224 @@
+//! Entities: the types that an app keeps in tables.
+
+use std::fmt;
+
+use jiff::{Timestamp, civil};
+use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+use crate::{
+    query::Literal,
+    schema::{FieldKind, TableSchema},
+};
+
+/// A type whose values are the rows of one synchronized table.
+///
+/// Derive it: `#[derive(SyncEntity)]` reads the fields and their `#[serde(…)]` names.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a synchronized entity",
+    label = "needs `#[derive(SyncEntity)]`"
+)]
+pub trait SyncEntity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
+    /// The typed handles of the fields, given to the closures of a query.
+    type Fields: Copy + Send + Sync + 'static;
+
+    /// The handles themselves.
+    const FIELDS: Self::Fields;
+
+    /// What the engine knows of the table.
+    const SCHEMA: TableSchema;
+
+    /// The id of this row; empty until the row has one.
+    fn id(&self) -> &str;
+
+    /// Gives this row its id.
+    fn set_id(&mut self, id: String);
+}
+
+/// A type of a field that the engine can compare, order and index.
+///
+/// A field of another type is kept and synchronized as it is, and can only be tested for null.
+pub trait FieldType {
+    /// How values of the type are compared.
+    const KIND: FieldKind;
+    /// Whether values of the type may be null.
+    const NULLABLE: bool = false;
+}
+
+/// A type whose values can stand in a filter.
+pub trait FieldValue: FieldType {
+    /// The constant that stands for the value.
+    fn into_literal(self) -> Literal;
+}
+
+impl<T: FieldType> FieldType for Option<T> {
+    const KIND: FieldKind = T::KIND;
+    const NULLABLE: bool = true;
+}
+
+macro_rules! field_types {
+    ($($type:ty => $kind:expr, $value:ident => $literal:expr;)*) => {$(
+        impl FieldType for $type {
+            const KIND: FieldKind = $kind;
+        }
+        impl FieldValue for $type {
+            fn into_literal(self) -> Literal {
+                let $value = self;
+                $literal
+            }
+        }
+    )*};
+}
+
+field_types! {
+    bool => FieldKind::Bool, value => Literal::Bool(value);
+    i8 => FieldKind::I64, value => Literal::Int(value.into());
+    i16 => FieldKind::I64, value => Literal::Int(value.into());
+    i32 => FieldKind::I64, value => Literal::Int(value.into());
+    i64 => FieldKind::I64, value => Literal::Long(value);
+    u8 => FieldKind::I64, value => Literal::Int(value.into());
+    u16 => FieldKind::I64, value => Literal::Int(value.into());
+    u32 => FieldKind::I64, value => Literal::Long(value.into());
+    f32 => FieldKind::F64, value => Literal::Single(value);
+    f64 => FieldKind::F64, value => Literal::Double(value);
+    String => FieldKind::Text, value => Literal::Text(value);
+    Timestamp => FieldKind::Timestamp, value => Literal::Timestamp(value);
+    civil::Date => FieldKind::Date, value => Literal::Date(value);
+    civil::Time => FieldKind::Time, value => Literal::Time(value);
+    Uuid => FieldKind::Uuid, value => Literal::Uuid(value);
+}
+
+/// A type that can be the id of an entity.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the id of a synchronized entity",
+    label = "an id is a `String`",
+    note = "ids are text on the wire; an empty one becomes a UUIDv7 on insert"
+)]
+pub trait EntityIdField {
+    #[doc(hidden)]
+    fn as_id(&self) -> &str;
+    #[doc(hidden)]
+    fn from_id(id: String) -> Self;
+}
+
+impl EntityIdField for String {
+    fn as_id(&self) -> &str {
+        self
+    }
+
+    fn from_id(id: String) -> String {
+        id
+    }
+}
+
+/// A type that can hold the version of a row: `String` or `Option<String>`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the version of a synchronized entity",
+    label = "a version is a `String` or an `Option<String>`"
+)]
+pub trait VersionField {}
+impl VersionField for String {}
+impl VersionField for Option<String> {}
+
+/// A type that can hold the time of the last change on the service.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the `updatedAt` of a synchronized entity",
+    label = "this is a `jiff::Timestamp`, a `String` or an `Option` of one"
+)]
+pub trait UpdatedAtField {}
+impl UpdatedAtField for Timestamp {}
+impl UpdatedAtField for Option<Timestamp> {}
+impl UpdatedAtField for String {}
+impl UpdatedAtField for Option<String> {}
+
+/// A type that can hold the mark of a deleted row: `bool` or `Option<bool>`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the `deleted` of a synchronized entity",
+    label = "this is a `bool` or an `Option<bool>`"
+)]
+pub trait DeletedField {}
+impl DeletedField for bool {}
+impl DeletedField for Option<bool> {}
+
+/// A type that an index can order.
+#[diagnostic::on_unimplemented(
+    message = "a field of type `{Self}` cannot be indexed",
+    label = "this type has no order that an index keeps",
+    note = "booleans, whole numbers, texts, enums, dates, times and UUIDs can be indexed, and an `Option` of each"
+)]
+pub trait IndexKey: FieldType {}
+macro_rules! index_keys { ($($type:ty),*) => { $(impl IndexKey for $type {})* } }
+index_keys!(bool, i8, i16, i32, i64, u8, u16, u32, String, Timestamp, civil::Date, civil::Time, Uuid);
+impl<T: IndexKey> IndexKey for Option<T> {}
+
+/// Why a text cannot be the id of a row.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{id}` cannot be an id: {reason}")]
+pub struct InvalidId {
+    id: String,
+    reason: &'static str,
+}
+
+/// The greatest number of characters in an id.
+pub const MAX_ID_LENGTH: usize = 127;
+
+/// Checks the rule for ids: 1 to 127 ASCII letters, digits, `_`, `.`, `|`, `:` or `-`, the first a letter or digit.
+///
+/// As in Datasync's `EntityResolver`.
+///
+/// # Errors
+///
+/// [`InvalidId`] says which part of the rule is broken.
+///
+/// ```
+/// assert!(datasync_core::entity::check_id("id-007").is_ok());
+/// assert!(datasync_core::entity::check_id("-7").is_err());
+/// ```
+pub fn check_id(id: &str) -> Result<(), InvalidId> {
+    let reason = if id.is_empty() {
+        "it is empty"
+    } else if id.len() > MAX_ID_LENGTH {
+        "it is longer than 127 characters"
+    } else if !id.as_bytes()[0].is_ascii_alphanumeric() {
+        "it does not begin with an ASCII letter or digit"
+    } else if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.|:-".contains(&byte)) {
+        "only ASCII letters, digits and `_.|:-` are allowed"
+    } else {
+        return Ok(());
+    };
+    let id = id.chars().take(MAX_ID_LENGTH + 1).collect();
+    Err(InvalidId { id, reason })
+}
+
+/// What a local write returns: the entity as it is stored.
+///
+/// It derefs to the entity.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Written<E> {
+    entity: E,
+}
+
+impl<E> Written<E> {
+    pub(crate) fn new(entity: E) -> Written<E> {
+        Written { entity }
+    }
+
+    /// The entity itself.
+    pub fn into_inner(self) -> E {
+        self.entity
+    }
+}
+
+impl<E> std::ops::Deref for Written<E> {
+    type Target = E;
+
+    fn deref(&self) -> &E {
+        &self.entity
+    }
+}
+
+impl<E: SyncEntity> fmt::Debug for Written<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Written").field("table", &E::SCHEMA.name).field("id", &self.entity.id()).finish()
+    }
+}

@@ -1,0 +1,278 @@
+//! What a store keeps of one row: the record, the copies it started from, and its queued operations.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+/// The account that everything belongs to while no other is named.
+pub const DEFAULT_ACCOUNT: &str = "";
+
+/// Which row: the account it belongs to, its table and its id.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowKey {
+    /// The name of the account.
+    pub account: Arc<str>,
+    /// The name of the table.
+    pub table: Arc<str>,
+    /// The id in the table.
+    pub id: Arc<str>,
+}
+
+impl RowKey {
+    /// The row `id` of `table` in the default account.
+    #[must_use]
+    pub fn new(table: impl Into<Arc<str>>, id: impl Into<Arc<str>>) -> RowKey {
+        RowKey { account: DEFAULT_ACCOUNT.into(), table: table.into(), id: id.into() }
+    }
+}
+
+impl fmt::Debug for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.table, self.id)
+    }
+}
+
+/// The JSON text of an entity. To a store it is bytes; its `Debug` output never shows them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Body(Arc<[u8]>);
+
+impl Body {
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Body {
+        Body(bytes.into())
+    }
+}
+
+impl From<&[u8]> for Body {
+    fn from(bytes: &[u8]) -> Body {
+        Body(bytes.into())
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// One state of a row: its body, and what the service says about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The entity as JSON.
+    pub body: Body,
+    /// The service's version of this state; `None` if the service has never seen the row.
+    pub version: Option<String>,
+    /// When the service last changed the row.
+    pub updated_at: Option<Timestamp>,
+    /// Whether the service has soft-deleted the row.
+    pub deleted: bool,
+}
+
+/// Everything a store keeps of one row. A commit writes it as a whole, so that a row and its operations never part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// What the app sees; `None` if the app has deleted the row, or never had it.
+    pub record: Option<Record>,
+    /// The service's copy that the queued changes started from; kept only while operations are queued.
+    pub base: Option<Record>,
+    /// The newest service's copy that a pull met while an operation was in doubt.
+    pub seen: Option<Record>,
+    /// What is left of a row whose deletion this device has pushed, until a page shows the deletion.
+    pub tombstone: Option<Tombstone>,
+    /// The scopes that hold the row.
+    pub scopes: Vec<Arc<str>>,
+    /// Grows with every change of the row in this store.
+    pub revision: u64,
+    /// The queued operations in the order of their sending; two at most, and then the first is in doubt.
+    pub operations: Vec<Operation>,
+}
+
+impl Row {
+    /// Whether nothing is left that a store must keep.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.record.is_none() && self.tombstone.is_none() && self.operations.is_empty()
+    }
+}
+
+/// The trace of a deletion that this device has pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The version that was deleted.
+    pub version: Option<String>,
+    /// When the service confirmed the deletion.
+    pub since: Timestamp,
+}
+
+/// A change that waits to be pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Its place in the queue: unique in the store, smaller is earlier.
+    pub place: u64,
+    /// Its idempotency key: the same on each attempt, another once it was refused.
+    pub key: Uuid,
+    /// What it does.
+    pub kind: OperationKind,
+    /// What is known of its effect.
+    pub phase: Phase,
+    /// When it may be sent.
+    pub hold: Hold,
+    /// The service's version that it replaces or deletes.
+    pub version: Option<String>,
+    /// The bytes that were sent, while the operation is in doubt; otherwise the record is what will be sent.
+    pub frozen: Option<Body>,
+    /// The fingerprint of the schema that the bytes follow.
+    pub fingerprint: u64,
+    /// How many attempts have ended without a final answer.
+    pub attempts: u32,
+    /// How many times a policy has sent it again after a conflict.
+    pub rounds: u32,
+}
+
+impl Operation {
+    /// Whether an attempt was sent and its outcome is not known.
+    #[must_use]
+    pub fn in_doubt(&self) -> bool {
+        self.phase == Phase::InDoubt
+    }
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OperationKind {
+    /// Creates the row.
+    Insert,
+    /// Replaces the whole row.
+    Replace,
+    /// Brings a soft-deleted row back with this content.
+    Undelete,
+    /// Deletes the row.
+    Delete,
+}
+
+impl fmt::Display for OperationKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OperationKind::Insert => "insert",
+            OperationKind::Replace => "replace",
+            OperationKind::Undelete => "undelete",
+            OperationKind::Delete => "delete",
+        })
+    }
+}
+
+/// What is known of the effect of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Never sent.
+    New,
+    /// Sent, and the outcome is not known: it is sent again with the same key, version and bytes.
+    InDoubt,
+    /// Answered, and certainly without effect.
+    Refused,
+}
+
+/// When an operation may be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// At the next push.
+    Ready,
+    /// Not before a time, but for an explicit push.
+    Wait {
+        /// When the wait began. A time in the future counts as over.
+        since: Timestamp,
+        /// How long it lasts.
+        length: Duration,
+        /// Whether the service asked for it: then an explicit push waits too.
+        demanded: bool,
+    },
+    /// Not before somebody has looked at it.
+    Parked(Parked),
+}
+
+/// Why an operation waits for somebody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// The class of the reason.
+    pub reason: ParkReason,
+    /// The status of the service's answer, if there was one.
+    pub status: Option<u16>,
+    /// What happened, for people; never a body.
+    pub message: String,
+    /// The other side of a conflict.
+    pub conflict: Option<ServiceCopy>,
+}
+
+/// The class of the reason why an operation is parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ParkReason {
+    /// Both sides have changed the row.
+    Conflict,
+    /// The service refused the operation.
+    Refused,
+    /// The attempts failed too often while the service answered others.
+    Exhausted,
+}
+
+/// The service's side of a conflict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceCopy {
+    /// The service has this state of the row; it may be a tombstone.
+    Found(Record),
+    /// The service does not have the row.
+    Absent,
+}
+
+impl ServiceCopy {
+    /// The version of the copy.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        match self {
+            ServiceCopy::Found(record) => record.version.as_deref(),
+            ServiceCopy::Absent => None,
+        }
+    }
+
+    /// The copy if the service has the row and has not deleted it.
+    #[must_use]
+    pub fn live(&self) -> Option<&Record> {
+        match self {
+            ServiceCopy::Found(record) if !record.deleted => Some(record),
+            _ => None,
+        }
+    }
+}
+
+/// A body that lost in a conflict which a policy settled; kept until somebody removes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettledLoser {
+    /// Its own id; ids grow with time.
+    pub id: Uuid,
+    /// The row.
+    pub key: RowKey,
+    /// Whose body it is.
+    pub side: Side,
+    /// The body that lost.
+    pub body: Body,
+    /// The version that the body belonged to.
+    pub version: Option<String>,
+    /// When the conflict was settled.
+    pub at: Timestamp,
+}
+
+/// A side of a conflict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// This device.
+    Local,
+    /// The service.
+    Service,
+}

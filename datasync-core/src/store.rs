@@ -1,0 +1,278 @@
+//! The contract between the engine and a storage backend.
+
+use std::{error::Error as StdError, fmt, ops::Bound, sync::Arc};
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::row::{Operation, Record, Row, RowKey, SettledLoser};
+
+/// A local store: reads, and one way to write.
+///
+/// # Behavior
+///
+/// - [`commit`](Store::commit) applies the whole batch, or nothing of it. Once it returned `Ok`, the batch survives a
+///   kill at any later instant.
+/// - A batch is applied only if its number is the next one: the number of [`head`](Store::head) plus one. Otherwise it
+///   fails with [`StoreErrorKind::Superseded`] and nothing is changed. The store keeps number and id of the last batch.
+/// - If the future of `commit` is dropped, the batch happens as a whole or not at all, perhaps later. If the outcome
+///   was lost the error is [`StoreErrorKind::OutcomeUnknown`].
+/// - Reads see every commit that returned before they began, and never a part of a batch.
+/// - Bodies are opaque bytes. Index keys come ready-made with each row, and their order is the order of their bytes.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Makes the tables and their indexes known. May be called again with more.
+    ///
+    /// Returns the tables whose stored index keys are of another set of indexes than the one given. The engine then
+    /// writes their rows again and ends with [`WriteBatch::indexed`]; until then the same tables are returned.
+    async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Arc<str>>, StoreError>;
+
+    /// The number and id of the last commit, and the counters that belong to it.
+    async fn head(&self) -> Result<Head, StoreError>;
+
+    /// The rows of these keys, in the same order; `None` where the store keeps nothing.
+    async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, StoreError>;
+
+    /// Some of the records of a table, in the order of their ids or of an index.
+    ///
+    /// Rows without a record are left out. Entries of an index with equal keys come in the order of their ids, in both
+    /// directions in the direction of the scan. The table must be known from [`open`](Store::open), or the error is
+    /// [`StoreErrorKind::Unsupported`].
+    async fn scan(&self, request: &ScanRequest) -> Result<ScanPage, StoreError>;
+
+    /// Queued operations in the order of their places.
+    async fn operations(&self, request: &OperationsRequest) -> Result<Vec<QueuedOperation>, StoreError>;
+
+    /// The token of a scope, if it has one.
+    async fn delta_token(&self, scope: &ScopeKey) -> Result<Option<DeltaToken>, StoreError>;
+
+    /// All scopes of a table that have a token.
+    async fn scopes(&self, account: &str, table: &str) -> Result<Vec<ScopeKey>, StoreError>;
+
+    /// Settled losers with an id greater than `after`, in the order of their ids.
+    async fn losers(&self, account: &str, after: Option<Uuid>, limit: usize) -> Result<Vec<SettledLoser>, StoreError>;
+
+    /// Applies the whole batch, or nothing of it.
+    async fn commit(&self, batch: WriteBatch) -> Result<(), StoreError>;
+
+    /// Frees files and memory. Later calls fail with [`StoreErrorKind::Closed`]; a second `close` is no error.
+    async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// A table and the names of its indexes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSpec {
+    /// The table's name.
+    pub table: Arc<str>,
+    /// A text for each index that changes whenever the index's name or fields do.
+    pub indexes: Vec<Arc<str>>,
+}
+
+/// The last commit of a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// How many commits there were; 0 for an empty store.
+    pub number: u64,
+    /// The id of the last commit; nil if there was none.
+    pub id: Uuid,
+    /// Raised by whatever makes pages on their way worthless.
+    pub generation: u64,
+    /// The greatest place of a queued operation; 0 if the queue is empty.
+    pub last_place: u64,
+}
+
+/// A place in the local copy of a query: whose token, of which table and query.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScopeKey {
+    /// The name of the account.
+    pub account: Arc<str>,
+    /// The table.
+    pub table: Arc<str>,
+    /// The name of the scope in its table; empty for all rows of the table.
+    pub scope: Arc<str>,
+}
+
+/// How far a scope has been pulled; only the transport that made it can read it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DeltaToken(pub Arc<str>);
+
+impl fmt::Debug for DeltaToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeltaToken({} bytes)", self.0.len())
+    }
+}
+
+/// The bytes of a key of an index; their order is the order of the index.
+pub type KeyBytes = Vec<u8>;
+
+/// The order of a scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Smallest key first.
+    Forward,
+    /// Greatest key first.
+    Backward,
+}
+
+/// Which records to scan.
+#[derive(Clone, Debug)]
+pub struct ScanRequest {
+    /// The account.
+    pub account: Arc<str>,
+    /// The table.
+    pub table: Arc<str>,
+    /// The index to follow, by the text of [`TableSpec::indexes`]; `None` for the order of ids.
+    pub index: Option<Arc<str>>,
+    /// The range of index keys, or of the bytes of ids.
+    pub range: (Bound<KeyBytes>, Bound<KeyBytes>),
+    /// The direction.
+    pub direction: Direction,
+    /// Goes on behind the end of an earlier page.
+    pub after: Option<Cursor>,
+    /// How many records at most; at least 1.
+    pub limit: usize,
+}
+
+/// Where a page of a scan ended: the key and the id of its last record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The index key of the record; empty in the order of ids.
+    pub key: KeyBytes,
+    /// Its id.
+    pub id: Arc<str>,
+}
+
+/// A part of a scan.
+#[derive(Clone, Debug, Default)]
+pub struct ScanPage {
+    /// The records with their ids.
+    pub records: Vec<(Arc<str>, Record)>,
+    /// Where the next page goes on; `None` if this was the last.
+    pub next: Option<Cursor>,
+}
+
+/// Which operations to list.
+#[derive(Clone, Debug)]
+pub struct OperationsRequest {
+    /// The account.
+    pub account: Arc<str>,
+    /// Only of these tables; `None` for all.
+    pub tables: Option<Vec<Arc<str>>>,
+    /// Only with a place greater than this.
+    pub after: u64,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// An operation and its row.
+#[derive(Clone, Debug)]
+pub struct QueuedOperation {
+    /// The row.
+    pub key: RowKey,
+    /// The operation.
+    pub operation: Operation,
+}
+
+/// What one commit changes.
+#[derive(Clone, Debug, Default)]
+pub struct WriteBatch {
+    /// The number that this commit will have; its only precondition.
+    pub number: u64,
+    /// A random id by which the commit can be recognized.
+    pub id: Uuid,
+    /// The rows; each key at most once.
+    pub rows: Vec<RowWrite>,
+    /// The tokens to set, or to remove where `None`; each scope at most once.
+    pub tokens: Vec<(ScopeKey, Option<DeltaToken>)>,
+    /// The settled losers to add.
+    pub add_losers: Vec<SettledLoser>,
+    /// The settled losers to remove; unknown ids are no error.
+    pub remove_losers: Vec<Uuid>,
+    /// The new generation, if it changes.
+    pub generation: Option<u64>,
+    /// Tables whose rows now all carry the keys of these indexes.
+    pub indexed: Vec<TableSpec>,
+}
+
+/// The change of one row.
+#[derive(Clone, Debug)]
+pub enum RowWrite {
+    /// Keeps the row as given, in place of whatever was there.
+    Put {
+        /// Which row.
+        key: RowKey,
+        /// All of it.
+        row: Row,
+        /// Its entries in indexes, by the text of [`TableSpec::indexes`]; empty if the row has no record.
+        index_keys: Vec<(Arc<str>, KeyBytes)>,
+    },
+    /// Forgets the row with everything that belongs to it; an unknown key is no error.
+    Remove {
+        /// Which row.
+        key: RowKey,
+    },
+}
+
+/// What went wrong in a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// Another commit took the number of this batch: nothing was changed. The engine reads and plans again.
+    Superseded,
+    /// The batch may have happened or not. The engine reads [`Store::head`] and decides.
+    OutcomeUnknown,
+    /// Another process, or another handle of this one, has the store open.
+    AlreadyOpen,
+    /// The file is not a store of this kind.
+    NotAStore,
+    /// The store was written by a newer release.
+    NewerFormat,
+    /// The store's content is damaged.
+    Corrupted,
+    /// The system refused to read or to write.
+    Io,
+    /// The store has been closed.
+    Closed,
+    /// The store was asked for what it does not have.
+    Unsupported,
+}
+
+/// An error of a store.
+#[derive(Debug)]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl StoreError {
+    /// An error of this kind; `message` says what to do.
+    pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> StoreError {
+        StoreError { kind, message: message.into(), source: None }
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> StoreError {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The class of the error.
+    #[must_use]
+    pub fn kind(&self) -> StoreErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for StoreError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}

@@ -1,0 +1,228 @@
+//! The contract between the engine and a service.
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::{
+    query::QueryDescription,
+    row::{Body, OperationKind, Record},
+    store::DeltaToken,
+};
+
+/// A way to a service.
+///
+/// # Behavior
+///
+/// - Pages of one pull, taken together, hold every row that matches the query and was changed since the token of the
+///   first request was made; a row may come more than once, and deleted rows come with `deleted: true`.
+/// - A token is good for the table and query it was handed out for. It never covers a row that was not in a page that
+///   came with it or before it.
+/// - [`push`](Transport::push) sends each operation at most once, unless an attempt certainly did not reach the
+///   service: the engine decides about a second attempt.
+/// - Dropping a future leaves the outcome of what it sent unknown, and never changes the answer of a later call.
+#[async_trait]
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// One page of a pull or of a query.
+    ///
+    /// # Errors
+    ///
+    /// See [`TransportErrorKind`]. A page is whole or an error.
+    async fn fetch_page(&self, request: &PageRequest) -> Result<Page, TransportError>;
+
+    /// One row by its id; `None` if the service does not have it, or has deleted it and `include_deleted` is false.
+    ///
+    /// # Errors
+    ///
+    /// See [`TransportErrorKind`].
+    async fn fetch(&self, table: &str, id: &str, include_deleted: bool) -> Result<Option<ServiceRow>, TransportError>;
+
+    /// Sends operations; the outcomes are in the order of the operations, one for each.
+    async fn push(&self, operations: &[PushOperation]) -> Vec<PushOutcome>;
+}
+
+/// A row as the service has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceRow {
+    /// The id.
+    pub id: Arc<str>,
+    /// The state: body, version, time and mark of deletion.
+    pub record: Record,
+}
+
+/// What the pages are wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The changes of a query since a token: the transport decides about order and paging, deleted rows are wanted,
+    /// and `order`, `skip`, `top` and `count` of the query are not looked at.
+    Pull,
+    /// The rows of a query, in its order; `token` continues a page's token.
+    Query,
+}
+
+/// Which page to fetch.
+#[derive(Clone, Debug)]
+pub struct PageRequest {
+    /// The table.
+    pub table: Arc<str>,
+    /// Whether this is a pull or a query.
+    pub purpose: Purpose,
+    /// The query.
+    pub query: QueryDescription,
+    /// Where to go on: the token of the page before, or the stored one of the scope.
+    pub token: Option<DeltaToken>,
+    /// Whether this is the first page of a pull or query: then [`Page::total`] is wanted.
+    pub first: bool,
+    /// How many rows at most, at least 1.
+    pub page_size: u32,
+    /// Whether deleted rows are wanted; always true for a pull.
+    pub include_deleted: bool,
+}
+
+/// A page.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The rows.
+    pub rows: Vec<ServiceRow>,
+    /// The token to store with these rows, and to fetch the next page with; `None` keeps the one there is.
+    pub token: Option<DeltaToken>,
+    /// Whether there is, or may be, a further page.
+    pub more: bool,
+    /// How many rows there are in all, if the service said so.
+    pub total: Option<u64>,
+}
+
+/// An operation as it is sent.
+#[derive(Clone, Debug)]
+pub struct PushOperation {
+    /// The table.
+    pub table: Arc<str>,
+    /// The row's id.
+    pub id: Arc<str>,
+    /// What to do.
+    pub kind: OperationKind,
+    /// The idempotency key.
+    pub key: Uuid,
+    /// The version that the service must have; `None` for an insert.
+    pub version: Option<String>,
+    /// The entity; `None` for a delete.
+    pub body: Option<Body>,
+}
+
+/// What became of an operation.
+#[derive(Debug)]
+pub enum PushOutcome {
+    /// The service did it; with its copy, if the answer had a readable one.
+    Applied(Option<ServiceRow>),
+    /// The service has another version, or already has the row; with its copy, if the answer had a readable one.
+    Conflict(Option<ServiceRow>),
+    /// The service does not have the row at that address: it never did, or it was removed (404).
+    NotFound,
+    /// The service has soft-deleted the row (410).
+    Gone,
+    /// Anything else.
+    Failed(TransportError),
+}
+
+/// What went wrong on the way, classed by what the engine does about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TransportErrorKind {
+    /// No connection was made: nothing was sent. The push or pull ends, and the operations wait.
+    Connect,
+    /// The connection broke: the outcome is unknown. Sent again later.
+    Interrupted,
+    /// The deadline passed: the outcome is unknown. Sent again later.
+    Timeout,
+    /// The service asked for patience (408, 425, 429). Sent again later.
+    Throttled,
+    /// The service failed (5xx): the outcome is unknown. Sent again later.
+    Server,
+    /// The service does not know who asks (401). The push or pull ends until there is a new sign-in.
+    Unauthenticated,
+    /// The service refuses this caller (403). Parked.
+    Forbidden,
+    /// The service refuses the request (other 4xx). Parked.
+    Rejected,
+    /// The answer does not follow the protocol: the outcome is unknown. Sent again later.
+    Protocol,
+}
+
+impl TransportErrorKind {
+    /// Whether the request may have had an effect although it failed.
+    #[must_use]
+    pub fn in_doubt(self) -> bool {
+        use TransportErrorKind::*;
+        matches!(self, Interrupted | Timeout | Server | Protocol)
+    }
+}
+
+/// An error of a transport.
+#[derive(Debug)]
+pub struct TransportError {
+    kind: TransportErrorKind,
+    message: String,
+    status: Option<u16>,
+    retry_after: Option<Duration>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl TransportError {
+    /// An error of this kind; `message` holds no body, token or credential.
+    pub fn new(kind: TransportErrorKind, message: impl Into<String>) -> TransportError {
+        TransportError { kind, message: message.into(), status: None, retry_after: None, source: None }
+    }
+
+    /// Adds the status of the answer.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> TransportError {
+        self.status = Some(status);
+        self
+    }
+
+    /// Adds how long the service asked to wait.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Option<Duration>) -> TransportError {
+        self.retry_after = wait;
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> TransportError {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The class of the error.
+    #[must_use]
+    pub fn kind(&self) -> TransportErrorKind {
+        self.kind
+    }
+
+    /// The status of the answer, if there was one.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// How long the service asked to wait.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for TransportError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}

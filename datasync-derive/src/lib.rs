@@ -1,0 +1,1 @@
+//! The derive macros of Datasync for Rust: `SyncEntity` and `SyncEnum`.

@@ -1,0 +1,1 @@
+//! The service side of Datasync for Rust: an axum router over a repository.

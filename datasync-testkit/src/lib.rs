@@ -1,0 +1,1 @@
+//! Conformance suites for the stores and transports of Datasync for Rust.

@@ -1,0 +1,3 @@
+//! Offline-first data sync for Rust.
+
+pub use datasync_core::*;
