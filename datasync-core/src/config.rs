@@ -1,0 +1,128 @@
+//! The configuration of a client: what may differ from app to app without another line of code.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::error::{Error, ErrorKind};
+
+/// How conflicts are settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConflictPolicy {
+    /// The operation waits, with all sides, until somebody resolves the conflict.
+    #[default]
+    Park,
+    /// This device's change is sent again with the version just learnt, up to [`CLIENT_WINS_ROUNDS`] times; then it
+    /// is parked. The service's body is kept as a settled loser.
+    ClientWins,
+    /// The service's copy is taken. This device's body is kept as a settled loser.
+    ServerWins,
+}
+
+/// How many times `client-wins` sends an operation again before it parks.
+pub const CLIENT_WINS_ROUNDS: u32 = 5;
+
+/// The configuration of a client.
+///
+/// ```
+/// # #[cfg(feature = "toml")] {
+/// use datasync_core::config::{ConflictPolicy, SyncConfig};
+/// let config = SyncConfig::from_toml(r#"
+///     [sync]
+///     conflict = "server-wins"
+///     page_size = 500
+///     [tables.todoitem]
+///     conflict = "client-wins"
+/// "#)?;
+/// assert_eq!(config.sync.conflict, ConflictPolicy::ServerWins);
+/// assert!(SyncConfig::from_toml("[sync]\nconflct = 'park'").is_err());
+/// # }
+/// # Ok::<(), datasync_core::error::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncConfig {
+    /// What holds for all tables.
+    pub sync: SyncSection,
+    /// What holds for single tables, by their names.
+    pub tables: BTreeMap<String, TableSection>,
+}
+
+/// The section `[sync]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncSection {
+    /// How conflicts are settled where a table does not say otherwise.
+    pub conflict: ConflictPolicy,
+    /// How many operations of a push are under way at once, 1 to 64; 1 by default.
+    pub parallel_operations: usize,
+    /// How many operations are frozen in one commit, 1 to 10,000; 100 by default.
+    pub wave_size: usize,
+    /// How many rows a page of a pull holds at most, 1 to 10,000; 1,000 by default.
+    pub page_size: u32,
+    /// After how many pages a pull ends although there are more, at least 1; 100,000 by default.
+    pub max_pages: u32,
+}
+
+impl Default for SyncSection {
+    fn default() -> Self {
+        SyncSection {
+            conflict: ConflictPolicy::default(),
+            parallel_operations: 1,
+            wave_size: 100,
+            page_size: 1_000,
+            max_pages: 100_000,
+        }
+    }
+}
+
+/// A section `[tables.<name>]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TableSection {
+    /// How conflicts of this table are settled.
+    pub conflict: Option<ConflictPolicy>,
+}
+
+impl SyncConfig {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] for text that is not TOML, an unknown key or an unknown policy; the message says
+    /// where, and lists what is known.
+    #[cfg(feature = "toml")]
+    pub fn from_toml(text: &str) -> Result<SyncConfig, Error> {
+        toml::from_str(text)
+            .map_err(|error| Error::caused(ErrorKind::InvalidConfig, format!("the configuration: {error}"), error))
+    }
+
+    /// Checks ranges, and that each table is one of `known`.
+    pub(crate) fn check(&self, known: &[&str]) -> Result<(), Error> {
+        let range = |name: &str, value: usize, least: usize, most: usize| {
+            if (least..=most).contains(&value) {
+                return Ok(());
+            }
+            let message = format!("the configuration: `sync.{name}` is {value}, but must be {least} to {most}");
+            Err(Error::new(ErrorKind::InvalidConfig, message))
+        };
+        range("parallel_operations", self.sync.parallel_operations, 1, 64)?;
+        range("wave_size", self.sync.wave_size, 1, 10_000)?;
+        range("page_size", self.sync.page_size as usize, 1, 10_000)?;
+        range("max_pages", self.sync.max_pages as usize, 1, usize::MAX)?;
+        for table in self.tables.keys() {
+            if !known.contains(&table.as_str()) {
+                let message =
+                    format!("the configuration: there is no table `{table}`; the client has {}", known.join(", "));
+                return Err(Error::new(ErrorKind::InvalidConfig, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The policy of a table.
+    pub(crate) fn policy(&self, table: &str) -> ConflictPolicy {
+        self.tables.get(table).and_then(|section| section.conflict).unwrap_or(self.sync.conflict)
+    }
+}

@@ -1,0 +1,262 @@
+//! What an answer of the service does to the row whose operation was sent (DESIGN.md section 6).
+
+use std::time::Duration;
+
+use crate::{
+    body,
+    engine::{
+        change::refuse,
+        committer::Tx,
+        conflict::{Settled, settle},
+        table::Table,
+    },
+    row::{Body, Hold, OperationKind, ParkReason, Parked, Phase, Record, Row, RowKey, ServiceCopy, Tombstone},
+};
+
+/// An answer, with everything fetched that it takes to use it.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    /// The service did it, and this is its copy if it gave one.
+    Applied(Option<Record>),
+    /// The service did it, and this is what it has now.
+    AppliedThenFetched(ServiceCopy),
+    /// The service has another version; and this is its copy if it gave one.
+    Conflict(Option<ServiceCopy>),
+    /// The service has another version, and this is what it has now.
+    ConflictThenFetched(ServiceCopy),
+    /// The service refused for good.
+    Refused { status: Option<u16>, message: String },
+    /// Certainly nothing was done, and the same may be tried again.
+    NotSent,
+    /// The outcome is not known, or the service asked for patience.
+    Unknown { wait: Duration, demanded: bool, exhausted: Option<String> },
+}
+
+/// What became of the operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// It is done and gone.
+    Done,
+    /// A conflict was found.
+    Conflict(Settled),
+    /// It is parked as refused.
+    Parked(String),
+    /// It stays in the queue, and may be sent again.
+    Stays,
+    /// The answer says too little: the row must be fetched by id.
+    Fetch,
+    /// The operation is no longer there.
+    Vanished,
+}
+
+/// Applies the answer to the operation at `place`. `doubted` says whether an attempt before this one was in doubt.
+pub(crate) fn apply(
+    tx: &mut Tx<'_>,
+    table: &Table,
+    key: &RowKey,
+    place: u64,
+    doubted: bool,
+    answer: &Answer,
+) -> Result<Effect, crate::error::Error> {
+    let Some(mut row) = tx.row(key)? else { return Ok(Effect::Vanished) };
+    if !row.operations.first().is_some_and(|operation| operation.place == place && operation.in_doubt()) {
+        return Ok(Effect::Vanished);
+    }
+    let effect = decide(tx, table, key, &mut row, doubted, answer);
+    if !matches!(effect, Effect::Fetch) {
+        row.revision += 1;
+        tx.put(key, row);
+    }
+    Ok(effect)
+}
+
+fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: bool, answer: &Answer) -> Effect {
+    match answer {
+        Answer::Applied(None) if row.operations[0].kind != OperationKind::Delete => Effect::Fetch,
+        Answer::Applied(copy) => match (&row.seen, copy) {
+            (Some(seen), Some(copy)) if seen.version != copy.version => Effect::Fetch,
+            (Some(_), None) => Effect::Fetch,
+            _ => succeed(tx, table, key, row, copy.clone().map_or(ServiceCopy::Absent, ServiceCopy::Found)),
+        },
+        Answer::AppliedThenFetched(now) => succeed(tx, table, key, row, now.clone()),
+        Answer::Conflict(None) => Effect::Fetch,
+        Answer::Conflict(Some(copy)) => match &row.seen {
+            Some(seen) if seen.version.as_deref() != copy.version() => Effect::Fetch,
+            _ => conflict(tx, table, key, row, doubted, copy.clone()),
+        },
+        Answer::ConflictThenFetched(now) => conflict(tx, table, key, row, doubted, now.clone()),
+        Answer::Refused { status, message } => refused(tx, table, key, row, doubted, *status, message),
+        Answer::NotSent => {
+            let operation = &mut row.operations[0];
+            operation.hold = Hold::Ready;
+            if !doubted {
+                operation.phase = Phase::New;
+                operation.frozen = None;
+                if row.operations.len() > 1 && !refuse(tx, row) {
+                    row.base = None;
+                }
+                return if row.operations.is_empty() { Effect::Done } else { unsent(row) };
+            }
+            Effect::Stays
+        }
+        Answer::Unknown { wait, demanded, exhausted } => {
+            let operation = &mut row.operations[0];
+            operation.attempts = operation.attempts.saturating_add(1);
+            operation.hold = match exhausted {
+                Some(message) => {
+                    let (reason, message) = (ParkReason::Exhausted, message.clone());
+                    Hold::Parked(Parked { reason, status: None, message, conflict: None })
+                }
+                None => Hold::Wait { since: tx.now(), length: *wait, demanded: *demanded },
+            };
+            if exhausted.is_some() { Effect::Parked("the service failed too often".to_owned()) } else { Effect::Stays }
+        }
+    }
+}
+
+/// An operation that was certainly not sent is new; a copy that a pull kept meanwhile waits for the next pull or push.
+fn unsent(row: &mut Row) -> Effect {
+    row.operations[0].phase = Phase::New;
+    Effect::Stays
+}
+
+/// The first operation took effect; `now` is what the service has.
+fn succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: ServiceCopy) -> Effect {
+    let first = row.operations.remove(0);
+    row.seen = None;
+    row.base = None;
+    if first.kind == OperationKind::Delete {
+        row.tombstone = Some(Tombstone { version: first.version, since: tx.now() });
+    } else {
+        row.tombstone = None;
+    }
+    let live = now.live().cloned();
+    let Some(second) = row.operations.first_mut() else {
+        let ours = row.record.take();
+        if live.is_some() {
+            row.tombstone = None;
+        }
+        row.record = live.map(|copy| with_local(table, copy, ours.as_ref()));
+        return Effect::Done;
+    };
+    let Some(copy) = live else {
+        if first.kind == OperationKind::Delete {
+            return Effect::Done;
+        }
+        // The row was ours for a moment and somebody has deleted it since: the second change meets that deletion.
+        return Effect::Conflict(settle(tx, table, key, row, now));
+    };
+    if first.kind == OperationKind::Delete {
+        // Somebody has made the row again since our delete.
+        return Effect::Conflict(settle(tx, table, key, row, now));
+    }
+    second.version = copy.version.clone();
+    if second.kind != OperationKind::Delete {
+        second.kind = OperationKind::Replace;
+        let merged = match (&first.frozen, &row.record) {
+            (Some(sent), Some(ours)) => body::merge_after_success(&table.schema, sent, &ours.body, &copy.body).ok(),
+            _ => None,
+        };
+        if let Some((body, differs)) = merged {
+            row.record = Some(Record { body, ..copy.clone() });
+            if !differs {
+                row.operations.clear();
+                return Effect::Done;
+            }
+        }
+    }
+    row.base = Some(copy);
+    Effect::Done
+}
+
+fn with_local(table: &Table, copy: Record, ours: Option<&Record>) -> Record {
+    let body = body::carry_local(&table.schema, &copy.body, ours.map(|ours| &ours.body));
+    Record { body, ..copy }
+}
+
+/// Whether the service has what the operation wanted.
+fn has_ours(table: &Table, kind: OperationKind, frozen: Option<&Body>, copy: &ServiceCopy) -> bool {
+    match (kind, frozen, copy.live()) {
+        (OperationKind::Delete, _, live) => live.is_none(),
+        (_, Some(sent), Some(copy)) => body::sent_equal(&table.schema, sent, &copy.body),
+        _ => false,
+    }
+}
+
+fn conflict(
+    tx: &mut Tx<'_>,
+    table: &Table,
+    key: &RowKey,
+    row: &mut Row,
+    doubted: bool,
+    copy: ServiceCopy,
+) -> Effect {
+    let first = &row.operations[0];
+    if has_ours(table, first.kind, first.frozen.as_ref(), &copy) {
+        return succeed(tx, table, key, row, copy);
+    }
+    let revives = first.kind == OperationKind::Insert
+        && row.tombstone.is_some()
+        && matches!(&copy, ServiceCopy::Found(copy) if copy.deleted);
+    let was_insert = matches!(first.kind, OperationKind::Insert | OperationKind::Undelete);
+    let withdrawn = row.record.is_none() && was_insert;
+    row.seen = None;
+    let kept = row.operations[0].clone();
+    if !refuse(tx, row) {
+        // Inserted and deleted again here. After a doubtful attempt the copy may be our own row, changed by somebody:
+        // then its deletion is still wanted, and the policy decides. Else it is somebody else's row.
+        if doubted && withdrawn && copy.live().is_some() {
+            let (kind, phase, hold) = (OperationKind::Delete, Phase::Refused, Hold::Ready);
+            row.operations = vec![crate::row::Operation { kind, phase, hold, frozen: None, key: tx.new_key(), ..kept }];
+        } else {
+            row.base = None;
+            row.record = copy.live().cloned();
+            return Effect::Done;
+        }
+    }
+    if revives && row.record.is_some() {
+        let operation = &mut row.operations[0];
+        operation.kind = OperationKind::Undelete;
+        operation.version = copy.version().map(str::to_owned);
+        if let ServiceCopy::Found(record) = copy {
+            row.base = Some(record);
+        }
+        return Effect::Stays;
+    }
+    Effect::Conflict(settle(tx, table, key, row, copy))
+}
+
+fn refused(
+    tx: &mut Tx<'_>,
+    table: &Table,
+    key: &RowKey,
+    row: &mut Row,
+    doubted: bool,
+    status: Option<u16>,
+    message: &str,
+) -> Effect {
+    let parked = |message: &str| {
+        let (reason, message) = (ParkReason::Refused, message.to_owned());
+        Hold::Parked(Parked { reason, status, message, conflict: None })
+    };
+    if doubted {
+        row.operations[0].hold = parked(message);
+        return Effect::Parked(message.to_owned());
+    }
+    let edited_since = row.operations.len() > 1;
+    let seen = row.seen.take();
+    if !refuse(tx, row) {
+        row.base = None;
+        row.record = seen.filter(|seen| !seen.deleted);
+        return Effect::Done;
+    }
+    if let Some(seen) = seen {
+        return Effect::Conflict(settle(tx, table, key, row, ServiceCopy::Found(seen)));
+    }
+    // What was refused is not what would be sent: the edit made since may have mended it.
+    if edited_since {
+        return Effect::Stays;
+    }
+    row.operations[0].hold = parked(message);
+    Effect::Parked(message.to_owned())
+}

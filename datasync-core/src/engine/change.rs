@@ -1,0 +1,173 @@
+//! What a local write does to a row and its queue: the collapse table (I3, I5, I6).
+//!
+//! | queued | then insert | then replace | then delete |
+//! | --- | --- | --- | --- |
+//! | insert | error: exists | insert, new body | nothing left to send |
+//! | replace | error: exists | replace, new body, first base | delete, first base |
+//! | delete | replace, first base | error: not found | error: not found |
+//!
+//! An undelete collapses like an insert: without it the service has no row. Behind an operation in doubt the change is
+//! queued instead, and collapses with the one that is queued there already.
+
+use crate::{
+    body,
+    engine::{committer::Tx, table::Table},
+    error::{Error, ErrorKind},
+    row::{Body, Hold, Operation, OperationKind, ParkReason, Phase, Record, Row, RowKey},
+};
+
+/// A local write.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    Insert(Body),
+    Replace(Body),
+    Upsert(Body),
+    Delete,
+}
+
+/// Applies a local write, and returns the body that is stored.
+pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<Option<Body>, Error> {
+    let mut row = tx.row(key)?.unwrap_or_default();
+    let stored = match (change, &row.record) {
+        (Change::Insert(_), Some(_)) => {
+            let message = format!("{key:?} exists: use `replace` or `upsert`");
+            return Err(Error::new(ErrorKind::Exists, message));
+        }
+        (Change::Replace(_) | Change::Delete, None) => {
+            return Err(Error::new(ErrorKind::NotFound, format!("{key:?} does not exist")));
+        }
+        (Change::Insert(body) | Change::Upsert(body), None) => {
+            insert(tx, table, &mut row, body.clone());
+            Some(body.clone())
+        }
+        (Change::Replace(body) | Change::Upsert(body), Some(record)) => {
+            let body = body::compose(&table.schema, body, Some(&record.body)).map_err(|error| {
+                Error::caused(ErrorKind::InvalidEntity, format!("{key:?} is not a JSON object"), error)
+            })?;
+            let unchanged = body::sent_equal(&table.schema, &body, &record.body);
+            replace(tx, table, &mut row, body.clone(), unchanged);
+            Some(body)
+        }
+        (Change::Delete, Some(_)) => {
+            delete(tx, table, &mut row);
+            None
+        }
+    };
+    row.revision += 1;
+    tx.put(key, row);
+    Ok(stored)
+}
+
+fn insert(tx: &mut Tx<'_>, table: &Table, row: &mut Row, body: Body) {
+    row.record = Some(Record { body, version: None, updated_at: None, deleted: false });
+    match row.operations.last_mut() {
+        None => queue(tx, table, row, OperationKind::Insert, None),
+        Some(operation) if operation.in_doubt() => queue(tx, table, row, OperationKind::Insert, None),
+        // The row is absent here although something is queued: that can only be a delete.
+        Some(operation) => {
+            operation.kind = OperationKind::Replace;
+            edited(tx, operation);
+        }
+    }
+}
+
+fn replace(tx: &mut Tx<'_>, table: &Table, row: &mut Row, body: Body, unchanged: bool) {
+    let Some(record) = &mut row.record else { return };
+    let before = record.clone();
+    record.body = body;
+    match row.operations.last_mut() {
+        None if unchanged => {}
+        None => {
+            let version = before.version.clone();
+            row.base = Some(before);
+            queue(tx, table, row, OperationKind::Replace, version);
+        }
+        Some(operation) if operation.in_doubt() && unchanged => {}
+        Some(operation) if operation.in_doubt() => queue(tx, table, row, OperationKind::Replace, None),
+        Some(operation) => edited(tx, operation),
+    }
+}
+
+fn delete(tx: &mut Tx<'_>, table: &Table, row: &mut Row) {
+    let Some(before) = row.record.take() else { return };
+    let behind = row.operations.len() > 1;
+    let Some(operation) = row.operations.last_mut() else {
+        let version = before.version.clone();
+        row.base = Some(before);
+        return queue(tx, table, row, OperationKind::Delete, version);
+    };
+    match operation.kind {
+        _ if operation.in_doubt() => queue(tx, table, row, OperationKind::Delete, None),
+        // The service has a row of this id, so that there is something to decide about.
+        OperationKind::Insert | OperationKind::Undelete if is_conflict(operation) => {
+            operation.kind = OperationKind::Delete;
+            edited(tx, operation);
+        }
+        OperationKind::Insert | OperationKind::Undelete => {
+            row.operations.pop();
+            if !behind {
+                row.base = None;
+            }
+        }
+        OperationKind::Replace | OperationKind::Delete => {
+            operation.kind = OperationKind::Delete;
+            edited(tx, operation);
+        }
+    }
+}
+
+fn is_conflict(operation: &Operation) -> bool {
+    matches!(&operation.hold, Hold::Parked(parked) if parked.reason == ParkReason::Conflict)
+}
+
+/// An edit makes a parked operation ready again, but for a conflict: that waits for its resolution.
+fn edited(tx: &mut Tx<'_>, operation: &mut Operation) {
+    if matches!(operation.hold, Hold::Parked(_)) && !is_conflict(operation) {
+        operation.hold = Hold::Ready;
+        operation.attempts = 0;
+    }
+    if operation.phase == Phase::Refused {
+        operation.key = tx.new_key();
+    }
+}
+
+fn queue(tx: &mut Tx<'_>, table: &Table, row: &mut Row, kind: OperationKind, version: Option<String>) {
+    row.operations.push(Operation {
+        place: tx.new_place(),
+        key: tx.new_key(),
+        kind,
+        phase: Phase::New,
+        hold: Hold::Ready,
+        version,
+        frozen: None,
+        fingerprint: table.fingerprint,
+        attempts: 0,
+        rounds: 0,
+    });
+}
+
+/// Makes the first operation refused: it is no longer frozen, and collapses with the second one.
+///
+/// Returns false if nothing is left to send.
+pub(crate) fn refuse(tx: &mut Tx<'_>, row: &mut Row) -> bool {
+    let second = (row.operations.len() > 1).then(|| row.operations.remove(1));
+    let Some(first) = row.operations.first_mut() else { return false };
+    first.frozen = None;
+    first.phase = Phase::Refused;
+    first.key = tx.new_key();
+    first.hold = Hold::Ready;
+    let Some(second) = second else { return true };
+    first.fingerprint = second.fingerprint;
+    first.attempts = 0;
+    use OperationKind::{Delete, Insert, Replace, Undelete};
+    match (first.kind, second.kind) {
+        (Insert | Undelete, Delete) => {
+            row.operations.clear();
+            return false;
+        }
+        (Replace, Delete) => first.kind = Delete,
+        (Delete, Insert | Replace | Undelete) => first.kind = Replace,
+        _ => {}
+    }
+    true
+}

@@ -1,0 +1,106 @@
+//! What a row of a page does to the local row (I12, I14).
+
+use std::sync::Arc;
+
+use crate::{
+    body,
+    engine::{
+        committer::Tx,
+        conflict::{Settled, settle},
+        table::Table,
+    },
+    error::Error,
+    row::{Hold, Record, Row, RowKey, ServiceCopy},
+};
+
+/// What a row of a page did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Inserted,
+    Updated,
+    Removed,
+    Unchanged,
+    Conflict(Settled),
+    /// A push was answered for this row since the page was requested: the row must be fetched by id.
+    Fetch,
+}
+
+/// Applies the service's copy of a row. `crossed` says that the copy may be older than what is stored.
+pub(crate) fn apply(
+    tx: &mut Tx<'_>,
+    table: &Table,
+    key: &RowKey,
+    scope: &Arc<str>,
+    copy: &ServiceCopy,
+    crossed: bool,
+) -> Result<Effect, Error> {
+    let known = tx.row(key)?;
+    let mut row = known.clone().unwrap_or_default();
+    if crossed && !same_version(&row, copy) {
+        return Ok(Effect::Fetch);
+    }
+    let effect = decide(tx, table, key, &mut row, copy);
+    if row.record.is_some() && copy.live().is_some() && !row.scopes.contains(scope) {
+        row.scopes.push(Arc::clone(scope));
+    }
+    if known.as_ref() != Some(&row) {
+        row.revision += 1;
+        tx.put(key, row);
+    }
+    Ok(effect)
+}
+
+fn same_version(row: &Row, copy: &ServiceCopy) -> bool {
+    match (&row.record, copy) {
+        (Some(record), ServiceCopy::Found(copy)) => {
+            record.version.is_some() && record.version == copy.version && !copy.deleted
+        }
+        _ => false,
+    }
+}
+
+fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &ServiceCopy) -> Effect {
+    let Some(first) = row.operations.first_mut() else { return store(table, row, copy) };
+    let from_base = match (&row.base, copy) {
+        (Some(base), ServiceCopy::Found(copy)) => base.version == copy.version && base.deleted == copy.deleted,
+        (None, copy) => copy.live().is_none(),
+        _ => false,
+    };
+    if first.in_doubt() {
+        match copy {
+            ServiceCopy::Found(record) if !from_base => row.seen = Some(record.clone()),
+            _ => {}
+        }
+        return Effect::Unchanged;
+    }
+    if let Hold::Parked(parked) = &mut first.hold
+        && let Some(shown) = &mut parked.conflict
+    {
+        *shown = copy.clone();
+        return Effect::Unchanged;
+    }
+    if from_base {
+        return Effect::Unchanged;
+    }
+    Effect::Conflict(settle(tx, table, key, row, copy.clone()))
+}
+
+/// A row without queued operations takes the service's copy.
+fn store(table: &Table, row: &mut Row, copy: &ServiceCopy) -> Effect {
+    row.tombstone = None;
+    let Some(copy) = copy.live() else {
+        let had = row.record.take().is_some();
+        row.scopes.clear();
+        return if had { Effect::Removed } else { Effect::Unchanged };
+    };
+    let Some(record) = &row.record else {
+        row.record = Some(copy.clone());
+        return Effect::Inserted;
+    };
+    if record.version.is_some() && record.version == copy.version {
+        return Effect::Unchanged;
+    }
+    let body = body::carry_local(&table.schema, &copy.body, Some(&record.body));
+    row.record = Some(Record { body, ..copy.clone() });
+    Effect::Updated
+}

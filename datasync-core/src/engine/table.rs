@@ -1,0 +1,39 @@
+//! What the engine knows of each table of a client.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use crate::{
+    config::ConflictPolicy,
+    engine::conflict::Resolve,
+    error::{Error, ErrorKind},
+    schema::TableSchema,
+};
+
+/// A table of a client.
+pub(crate) struct Table {
+    pub(crate) name: Arc<str>,
+    pub(crate) schema: TableSchema,
+    pub(crate) fingerprint: u64,
+    pub(crate) policy: ConflictPolicy,
+    pub(crate) resolver: Option<Arc<Resolve>>,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("name", &self.name).field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+/// The tables of a client, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Tables(pub(crate) BTreeMap<Arc<str>, Arc<Table>>);
+
+impl Tables {
+    pub(crate) fn get(&self, name: &str) -> Result<&Arc<Table>, Error> {
+        self.0.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.0.keys().map(AsRef::as_ref).collect();
+            let message = format!("the client has no table `{name}`; it has {}", known.join(", "));
+            Error::new(ErrorKind::UnknownTable, message)
+        })
+    }
+}
