@@ -110,11 +110,7 @@ fn is_sent(schema: &TableSchema, name: &str) -> bool {
 
 /// The body of a local write: the fields that the app wrote, and of the stored body those that this build does not
 /// know (I16).
-pub(crate) fn compose(
-    schema: &TableSchema,
-    written: &Body,
-    stored: Option<&Body>,
-) -> Result<Body, serde_json::Error> {
+pub(crate) fn compose(schema: &TableSchema, written: &Body, stored: Option<&Body>) -> Result<Body, serde_json::Error> {
     let Some(stored) = stored else { return Ok(written.clone()) };
     let stored = Object::parse(stored)?;
     let mut object = Object::parse(written)?;
@@ -161,9 +157,10 @@ pub(crate) fn sendable(schema: &TableSchema, body: &Body, undelete: bool) -> Res
 /// Bodies that are not JSON objects agree with nothing.
 pub(crate) fn sent_equal(schema: &TableSchema, one: &Body, other: &Body) -> bool {
     let (Ok(one), Ok(other)) = (Object::parse(one), Object::parse(other)) else { return false };
-    one.names().chain(other.names()).filter(|name| is_sent(schema, name)).all(|name| {
-        value_equal(schema, name, one.get(name), other.get(name))
-    })
+    one.names()
+        .chain(other.names())
+        .filter(|name| is_sent(schema, name))
+        .all(|name| value_equal(schema, name, one.get(name), other.get(name)))
 }
 
 fn value_equal(schema: &TableSchema, name: &str, one: Option<&RawValue>, other: Option<&RawValue>) -> bool {
@@ -261,8 +258,10 @@ mod tests {
 
     #[test]
     fn sent_fields_are_compared_by_meaning() {
-        let one = body(r#"{"id":"1","title":"\u0061","seen":"2024-01-01T00:00:00.1239Z","n":1,"none":null,"scroll":1}"#);
-        let other = body(r#"{"title":"a","seen":"2024-01-01T01:00:00.123+01:00","n":1.0,"version":"x","deleted":false}"#);
+        let one =
+            body(r#"{"id":"1","title":"\u0061","seen":"2024-01-01T00:00:00.1239Z","n":1,"none":null,"scroll":1}"#);
+        let other =
+            body(r#"{"title":"a","seen":"2024-01-01T01:00:00.123+01:00","n":1.0,"version":"x","deleted":false}"#);
         assert!(sent_equal(&SCHEMA, &one, &other));
         assert!(!sent_equal(&SCHEMA, &one, &body(r#"{"title":"b","seen":"2024-01-01T00:00:00.123Z","n":1}"#)));
         assert!(!sent_equal(&SCHEMA, &body("[]"), &body("[]")));

@@ -1,11 +1,22 @@
 //! The transport-agnostic heart of Datasync for Rust.
 //!
-//! This crate opens no socket and no file, spawns nothing and names no async runtime.
+//! This crate opens no socket and no file, spawns nothing and names no async runtime. It has the entities and their
+//! schema, queries, the operations queue, the conflict policies, the delta tokens, the engine that pushes and pulls,
+//! an in-memory store, and the traits for backends: [`Store`](store::Store), [`Transport`](transport::Transport),
+//! [`Clock`](clock::Clock) and [`BlockingExecutor`](executor::BlockingExecutor).
 
+mod body;
+pub mod client;
 pub mod clock;
+pub mod config;
+mod engine;
 pub mod entity;
+pub mod error;
+pub mod events;
 pub mod executor;
+pub mod memory;
 pub mod query;
+pub mod report;
 pub mod row;
 pub mod schema;
 pub mod store;

@@ -3,7 +3,6 @@
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::{

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     body,
+    config::CLIENT_WINS_ROUNDS,
     engine::{
         change::refuse,
         committer::Tx,
@@ -183,18 +184,15 @@ fn has_ours(table: &Table, kind: OperationKind, frozen: Option<&Body>, copy: &Se
     }
 }
 
-fn conflict(
-    tx: &mut Tx<'_>,
-    table: &Table,
-    key: &RowKey,
-    row: &mut Row,
-    doubted: bool,
-    copy: ServiceCopy,
-) -> Effect {
+fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: bool, copy: ServiceCopy) -> Effect {
     let first = &row.operations[0];
     if has_ours(table, first.kind, first.frozen.as_ref(), &copy) {
         return succeed(tx, table, key, row, copy);
     }
+    let untouched = match first.kind {
+        OperationKind::Insert => copy == ServiceCopy::Absent,
+        _ => copy.version().is_some() && copy.version() == first.version.as_deref(),
+    };
     let revives = first.kind == OperationKind::Insert
         && row.tombstone.is_some()
         && matches!(&copy, ServiceCopy::Found(copy) if copy.deleted);
@@ -221,6 +219,12 @@ fn conflict(
         if let ServiceCopy::Found(record) = copy {
             row.base = Some(record);
         }
+        return Effect::Stays;
+    }
+    let operation = &mut row.operations[0];
+    if untouched && operation.rounds < CLIENT_WINS_ROUNDS {
+        // The service still has what the change started from: it had no effect, and is sent again with a new key.
+        operation.rounds += 1;
         return Effect::Stays;
     }
     Effect::Conflict(settle(tx, table, key, row, copy))

@@ -6,9 +6,7 @@ use crate::{
     body,
     config::{CLIENT_WINS_ROUNDS, ConflictPolicy},
     engine::{committer::Tx, table::Table},
-    row::{
-        Body, Hold, OperationKind, ParkReason, Parked, Phase, Record, Row, RowKey, ServiceCopy, SettledLoser, Side,
-    },
+    row::{Body, Hold, OperationKind, ParkReason, Parked, Phase, Record, Row, RowKey, ServiceCopy, SettledLoser, Side},
 };
 
 /// The sides of a conflict, as a typed resolver's wrapper is given them.
@@ -107,13 +105,7 @@ fn agrees(table: &Table, row: &Row, service: &ServiceCopy) -> bool {
 fn decide(table: &Table, key: &RowKey, row: &Row, service: &ServiceCopy) -> Outcome {
     let operation = &row.operations[0];
     if let Some(resolver) = &table.resolver {
-        let sides = Sides {
-            key,
-            kind: operation.kind,
-            base: row.base.as_ref(),
-            local: row.record.as_ref(),
-            service,
-        };
+        let sides = Sides { key, kind: operation.kind, base: row.base.as_ref(), local: row.record.as_ref(), service };
         let outcome = catch_unwind(AssertUnwindSafe(|| resolver(&sides)));
         let outcome = outcome.unwrap_or_else(|_| Outcome::Park("the conflict resolver panicked".to_owned()));
         return match outcome {
@@ -159,8 +151,7 @@ fn take(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: &S
 /// This device's side will be sent, with the version that it overwrites (I18).
 fn keep(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: ServiceCopy, theirs_lost: bool) {
     if let (true, Some(copy)) = (theirs_lost, service.live()) {
-        let touched =
-            row.base.as_ref().is_none_or(|base| !body::sent_equal(&table.schema, &base.body, &copy.body));
+        let touched = row.base.as_ref().is_none_or(|base| !body::sent_equal(&table.schema, &base.body, &copy.body));
         if touched {
             lose(tx, key, Side::Service, copy.body.clone(), copy.version.clone());
         }

@@ -13,3 +13,47 @@ pub(crate) mod page;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod table;
+pub(crate) mod wave;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use crate::{
+    clock::Clock,
+    config::SyncSection,
+    engine::{committer::Committer, crossing::Crossing, joined::Joined, table::Tables},
+    error::Error,
+    events::Events,
+    report::{PullReport, PushReport},
+    row::{RowKey, ServiceCopy},
+    store::{ScopeKey, Store},
+    transport::{ServiceRow, Transport, TransportError},
+};
+
+/// One run of a pull, shared by the callers of its scope.
+pub(crate) type PullRun = Joined<Result<PullReport, Error>, ()>;
+
+/// Everything that the handles of a client share.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) settings: SyncSection,
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) committer: Committer,
+    pub(crate) crossing: Arc<Crossing>,
+    pub(crate) events: Events,
+    pub(crate) pushing: Joined<Result<PushReport, Error>, push::Target>,
+    pub(crate) pulling: Mutex<BTreeMap<ScopeKey, Arc<PullRun>>>,
+}
+
+impl Engine {
+    /// What the service has of a row.
+    pub(crate) async fn fetch(&self, key: &RowKey) -> Result<ServiceCopy, TransportError> {
+        let row = self.transport.fetch(&key.table, &key.id, true).await?;
+        Ok(row.map_or(ServiceCopy::Absent, |row: ServiceRow| ServiceCopy::Found(row.record)))
+    }
+}

@@ -21,24 +21,23 @@ pub(crate) enum Effect {
     Removed,
     Unchanged,
     Conflict(Settled),
-    /// A push was answered for this row since the page was requested: the row must be fetched by id.
-    Fetch,
 }
 
-/// Applies the service's copy of a row. `crossed` says that the copy may be older than what is stored.
+/// Whether a copy that an answer has crossed must be fetched again: it may be older than what is stored.
+pub(crate) fn stale(tx: &Tx<'_>, key: &RowKey, copy: &ServiceCopy) -> Result<bool, Error> {
+    Ok(!same_version(&tx.row(key)?.unwrap_or_default(), copy))
+}
+
+/// Applies the service's copy of a row.
 pub(crate) fn apply(
     tx: &mut Tx<'_>,
     table: &Table,
     key: &RowKey,
     scope: &Arc<str>,
     copy: &ServiceCopy,
-    crossed: bool,
 ) -> Result<Effect, Error> {
     let known = tx.row(key)?;
     let mut row = known.clone().unwrap_or_default();
-    if crossed && !same_version(&row, copy) {
-        return Ok(Effect::Fetch);
-    }
     let effect = decide(tx, table, key, &mut row, copy);
     if row.record.is_some() && copy.live().is_some() && !row.scopes.contains(scope) {
         row.scopes.push(Arc::clone(scope));

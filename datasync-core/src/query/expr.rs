@@ -94,7 +94,6 @@ impl BinaryOp {
 
     /// How tightly the operator binds; a higher number binds tighter.
     #[must_use]
-    #[allow(dead_code)]
     pub(crate) fn precedence(self) -> u8 {
         match self {
             BinaryOp::Or => 1,

@@ -1,11 +1,25 @@
 //! Queries: which rows, in which order and how many; typed, as a tree, and as OData text.
+//!
+//! `typed` makes trees from Rust, `parse` from text; `print` makes text of them. `compile` and `eval` give them their
+//! meaning, the same here and on the service; `index` finds the short way to the rows.
 
+mod compile;
 mod description;
+mod error;
+mod eval;
 mod expr;
+mod functions;
+mod index;
+mod lexer;
+mod parse;
 mod print;
 mod typed;
+mod value;
 
 pub use description::{OrderBy, QueryDescription};
+pub use error::QueryError;
+pub use eval::{Evaluator, SortKey};
 pub use expr::{BinaryOp, Expr, Function, Literal};
+pub use index::{Access, index_keys, index_text, plan, table_spec};
 pub use print::milliseconds;
 pub use typed::{Field, Filter, Operand, Order, Query, TextField};

@@ -1,0 +1,247 @@
+//! Building a client: what it stores in, talks to and keeps.
+
+use std::{collections::BTreeMap, marker::PhantomData, ops::Bound, sync::Arc};
+
+use crate::{
+    client::{
+        DatasyncClient,
+        conflicts::{ConflictResolver, erase},
+    },
+    clock::Clock,
+    config::SyncConfig,
+    engine::{
+        Engine,
+        committer::{Committer, Reads, Tx},
+        conflict::Resolve,
+        table::{Table, Tables},
+    },
+    entity::SyncEntity,
+    error::{Error, ErrorKind},
+    query::table_spec,
+    row::{DEFAULT_ACCOUNT, RowKey},
+    schema::{ID, TableSchema},
+    store::{Direction, ScanRequest, Store, TableSpec},
+    transport::Transport,
+};
+
+/// How many rows one commit indexes again.
+const REINDEX: usize = 1_000;
+
+/// What code says about a table, over what the configuration says.
+#[derive(Clone)]
+#[must_use]
+pub struct TableOptions<E> {
+    resolver: Option<Arc<Resolve>>,
+    marker: PhantomData<fn() -> E>,
+}
+
+impl<E> std::fmt::Debug for TableOptions<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TableOptions").field("resolver", &self.resolver.is_some()).finish()
+    }
+}
+
+impl<E: SyncEntity> Default for TableOptions<E> {
+    fn default() -> Self {
+        TableOptions { resolver: None, marker: PhantomData }
+    }
+}
+
+impl<E: SyncEntity> TableOptions<E> {
+    /// What the configuration says.
+    pub fn new() -> TableOptions<E> {
+        TableOptions::default()
+    }
+
+    /// Settles the table's conflicts, in place of the configured policy.
+    pub fn resolver(mut self, resolver: impl ConflictResolver<E>) -> TableOptions<E> {
+        self.resolver = Some(erase(resolver));
+        self
+    }
+}
+
+struct Declared {
+    schema: TableSchema,
+    resolver: Option<Arc<Resolve>>,
+}
+
+/// Builds a [`DatasyncClient`].
+#[must_use]
+pub struct ClientBuilder {
+    store: Option<Arc<dyn Store>>,
+    transport: Option<Arc<dyn Transport>>,
+    clock: Option<Arc<dyn Clock>>,
+    config: SyncConfig,
+    tables: Vec<Declared>,
+}
+
+impl std::fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientBuilder").field("store", &self.store).field("transport", &self.transport).finish()
+    }
+}
+
+impl ClientBuilder {
+    pub(crate) fn new() -> ClientBuilder {
+        #[cfg(feature = "system-clock")]
+        let clock: Option<Arc<dyn Clock>> = Some(Arc::new(crate::clock::SystemClock));
+        #[cfg(not(feature = "system-clock"))]
+        let clock = None;
+        ClientBuilder { store: None, transport: None, clock, config: SyncConfig::default(), tables: Vec::new() }
+    }
+
+    /// Where rows and operations are kept. Only one client may use a store at a time.
+    pub fn store(mut self, store: impl Store) -> ClientBuilder {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// The way to the service.
+    pub fn transport(mut self, transport: impl Transport) -> ClientBuilder {
+        self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// The source of time, waiting and randomness; the system's by default, if the feature `system-clock` is on.
+    pub fn clock(mut self, clock: impl Clock) -> ClientBuilder {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Policies and sizes.
+    pub fn config(mut self, config: SyncConfig) -> ClientBuilder {
+        self.config = config;
+        self
+    }
+
+    /// Adds the table of an entity.
+    pub fn table<E: SyncEntity>(self) -> ClientBuilder {
+        self.table_with(TableOptions::<E>::new())
+    }
+
+    /// Adds the table of an entity, with options of its own.
+    pub fn table_with<E: SyncEntity>(mut self, options: TableOptions<E>) -> ClientBuilder {
+        self.tables.push(Declared { schema: E::SCHEMA, resolver: options.resolver });
+        self
+    }
+
+    /// Opens the store and checks everything.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if a part is missing, a table is declared twice or its schema is wrong, or the
+    /// configuration names what does not exist; [`ErrorKind::Store`] if the store cannot be opened.
+    pub async fn build(self) -> Result<DatasyncClient, Error> {
+        let missing = |what: &str| Error::new(ErrorKind::InvalidConfig, format!("the client has no {what}: add one"));
+        let store = self.store.ok_or_else(|| missing("store"))?;
+        let transport = self.transport.ok_or_else(|| missing("transport"))?;
+        let clock = self.clock.ok_or_else(|| missing("clock"))?;
+        if self.tables.is_empty() {
+            return Err(missing("table"));
+        }
+        let mut tables = BTreeMap::new();
+        for Declared { schema, resolver } in self.tables {
+            check_schema(&schema)?;
+            let name: Arc<str> = schema.name.as_ref().into();
+            let policy = self.config.policy(&name);
+            let fingerprint = schema.fingerprint();
+            let table = Arc::new(Table { name: Arc::clone(&name), schema, fingerprint, policy, resolver });
+            if tables.insert(Arc::clone(&name), table).is_some() {
+                let message = format!("the table `{name}` was added twice");
+                return Err(Error::new(ErrorKind::InvalidConfig, message));
+            }
+        }
+        let names: Vec<&str> = tables.keys().map(AsRef::as_ref).collect();
+        self.config.check(&names)?;
+        let tables = Arc::new(Tables(tables));
+        let specs: Vec<TableSpec> = tables.0.values().map(|table| table_spec(&table.schema)).collect();
+        let outdated = store.open(&specs).await?;
+        let committer = Committer::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&tables));
+        for table in outdated {
+            reindex(&*store, &committer, &table, specs.iter().find(|spec| spec.table == table)).await?;
+        }
+        let settings = self.config.sync;
+        let engine = Engine {
+            store,
+            transport,
+            clock,
+            settings,
+            tables,
+            committer,
+            crossing: Arc::default(),
+            events: crate::events::Events::default(),
+            pushing: crate::engine::joined::Joined::default(),
+            pulling: std::sync::Mutex::default(),
+        };
+        Ok(DatasyncClient { engine: Arc::new(engine) })
+    }
+}
+
+fn check_schema(schema: &TableSchema) -> Result<(), Error> {
+    let table = &schema.name;
+    let wrong = |what: String| Err(Error::new(ErrorKind::InvalidConfig, format!("the table `{table}` {what}")));
+    let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if table.is_empty()
+        || table.len() > 64
+        || !table.bytes().all(named)
+        || table.starts_with(|c: char| !c.is_ascii_lowercase())
+    {
+        return wrong("must be named by 1 to 64 lower-case letters, digits and `_`, the first a letter".to_owned());
+    }
+    if schema.field(ID).is_none() {
+        return wrong(format!("has no field `{ID}`"));
+    }
+    for (position, field) in schema.fields.iter().enumerate() {
+        if schema.fields[..position].iter().any(|earlier| earlier.name == field.name) {
+            return wrong(format!("has two fields `{}`", field.name));
+        }
+    }
+    for index in schema.indexes.iter() {
+        if let Some(name) = index.fields.iter().find(|name| schema.field(name).is_none_or(|field| field.local)) {
+            return wrong(format!("has an index over `{name}`, which is not a field that is sent"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes every row of a table again, so that it gets the keys of the indexes that the table has. A kill in between
+/// leaves the table marked as outdated, and the next start begins again.
+async fn reindex(
+    store: &dyn Store,
+    committer: &Committer,
+    table: &Arc<str>,
+    spec: Option<&TableSpec>,
+) -> Result<(), Error> {
+    let Some(spec) = spec.cloned() else { return Ok(()) };
+    let mut request = ScanRequest {
+        account: DEFAULT_ACCOUNT.into(),
+        table: Arc::clone(table),
+        index: None,
+        range: (Bound::Unbounded, Bound::Unbounded),
+        direction: Direction::Forward,
+        after: None,
+        limit: REINDEX,
+    };
+    loop {
+        let page = store.scan(&request).await?;
+        let rows: Vec<RowKey> = page.records.into_iter().map(|(id, _)| RowKey::new(Arc::clone(table), id)).collect();
+        let last = page.next.is_none();
+        let (keys, spec) = (rows.clone(), spec.clone());
+        let plan = move |tx: &mut Tx<'_>| {
+            for key in &keys {
+                if let Some(row) = tx.row(key)? {
+                    tx.put(key, row);
+                }
+            }
+            if last {
+                tx.indexed(spec.clone());
+            }
+            Ok(())
+        };
+        committer.commit(Reads { rows, tokens: Vec::new() }, plan).await?;
+        match page.next {
+            Some(next) => request.after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Entities to stored JSON and back.
+
+use serde_json::Value;
+
+use crate::{
+    entity::SyncEntity,
+    error::{Error, ErrorKind},
+    query::milliseconds,
+    row::{Body, Record},
+    schema::{DELETED, SERVICE_OWNED, UPDATED_AT, VERSION},
+};
+
+pub(crate) fn encode<E: SyncEntity>(entity: &E) -> Result<Body, Error> {
+    match serde_json::to_vec(entity) {
+        Ok(bytes) if bytes.first() == Some(&b'{') => Ok(Body::from(bytes)),
+        Ok(_) => {
+            let message = format!("`{}` is not written as a JSON object", E::SCHEMA.name);
+            Err(Error::new(ErrorKind::InvalidEntity, message))
+        }
+        Err(error) => {
+            let message = format!("an entity of `{}` cannot be written as JSON: {error}", E::SCHEMA.name);
+            Err(Error::caused(ErrorKind::InvalidEntity, message, error))
+        }
+    }
+}
+
+/// The entity of a record; fields that hold what the service says of a row are filled in.
+pub(crate) fn decode<E: SyncEntity>(id: &str, record: &Record) -> Result<E, Error> {
+    let schema = E::SCHEMA;
+    let plain = SERVICE_OWNED.iter().all(|name| schema.field(name).is_none());
+    let entity = if plain {
+        serde_json::from_slice(record.body.as_bytes())
+    } else {
+        with_roles(record, |name| schema.field(name).is_some()).and_then(serde_json::from_value)
+    };
+    entity.map_err(|error| {
+        let message = format!("the stored JSON of {}/{id} is not one of its entities: {error}", schema.name);
+        Error::caused(ErrorKind::InvalidEntity, message, error)
+    })
+}
+
+fn with_roles(record: &Record, declared: impl Fn(&str) -> bool) -> Result<Value, serde_json::Error> {
+    let mut object: serde_json::Map<String, Value> = serde_json::from_slice(record.body.as_bytes())?;
+    if let (Some(version), true) = (&record.version, declared(VERSION)) {
+        object.insert(VERSION.to_owned(), version.clone().into());
+    }
+    if let (Some(time), true) = (record.updated_at, declared(UPDATED_AT)) {
+        object.insert(UPDATED_AT.to_owned(), milliseconds(time).into());
+    }
+    if declared(DELETED) {
+        object.insert(DELETED.to_owned(), record.deleted.into());
+    }
+    Ok(Value::Object(object))
+}

@@ -1,0 +1,363 @@
+//! The offline table: reads and writes of the local store, and the synchronization of one table.
+
+use std::{fmt, marker::PhantomData, sync::Arc};
+
+use crate::{
+    client::{
+        codec,
+        purge::{self, PurgeOptions},
+        search::{self, Rows},
+    },
+    clock::ordered_id,
+    engine::{
+        Engine,
+        change::{self, Change},
+        committer::{Reads, Tx},
+        pull, push,
+        table::Table,
+    },
+    entity::{SyncEntity, Written, check_id},
+    error::{Error, ErrorKind},
+    query::{Filter, Order, Query, QueryDescription},
+    report::{PullReport, PurgeReport, PushReport},
+    row::{Body, DEFAULT_ACCOUNT, Record, RowKey},
+    schema::{ID, SERVICE_OWNED},
+};
+
+/// The table of an entity in the local store, as in Datasync's `IOfflineTable<T>`.
+///
+/// Reads and writes need no network. A write that returned `Ok` is durable, and its change is queued in the same
+/// commit; [`push_items`](OfflineTable::push_items) sends it.
+pub struct OfflineTable<E> {
+    engine: Arc<Engine>,
+    table: Arc<Table>,
+    marker: PhantomData<fn() -> E>,
+}
+
+impl<E> Clone for OfflineTable<E> {
+    fn clone(&self) -> Self {
+        OfflineTable { engine: Arc::clone(&self.engine), table: Arc::clone(&self.table), marker: PhantomData }
+    }
+}
+
+impl<E> fmt::Debug for OfflineTable<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OfflineTable").field(&self.table.name).finish()
+    }
+}
+
+impl<E: SyncEntity> OfflineTable<E> {
+    pub(crate) fn new(engine: Arc<Engine>, table: Arc<Table>) -> OfflineTable<E> {
+        OfflineTable { engine, table, marker: PhantomData }
+    }
+
+    fn key(&self, id: &str) -> RowKey {
+        RowKey { account: DEFAULT_ACCOUNT.into(), table: Arc::clone(&self.table.name), id: id.into() }
+    }
+
+    /// Adds a row. An empty id becomes a UUIDv7.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Exists`], [`ErrorKind::InvalidId`], [`ErrorKind::InvalidEntity`], [`ErrorKind::Store`]; nothing is
+    /// changed then.
+    pub async fn insert(&self, entity: E) -> Result<Written<E>, Error> {
+        self.write(entity, Change::Insert).await
+    }
+
+    /// Replaces the row of the entity's id.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`], else as [`insert`](OfflineTable::insert).
+    pub async fn replace(&self, entity: E) -> Result<Written<E>, Error> {
+        self.write(entity, Change::Replace).await
+    }
+
+    /// Adds the row, or replaces the one of its id.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](OfflineTable::insert), but for `Exists`.
+    pub async fn upsert(&self, entity: E) -> Result<Written<E>, Error> {
+        self.write(entity, Change::Upsert).await
+    }
+
+    /// Adds many rows in one commit: all of them or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](OfflineTable::insert) for the first row that fails.
+    pub async fn insert_all(&self, entities: impl IntoIterator<Item = E>) -> Result<Vec<Written<E>>, Error> {
+        let mut changes = Vec::new();
+        let mut entities: Vec<E> = entities.into_iter().collect();
+        for entity in &mut entities {
+            let id = self.own_id(entity)?;
+            changes.push((self.key(&id), Change::Insert(codec::encode(entity)?)));
+        }
+        self.change(changes).await?;
+        Ok(entities.into_iter().map(Written::new).collect())
+    }
+
+    /// Deletes the row of that id.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Store`]; nothing is changed then.
+    pub async fn delete(&self, id: &str) -> Result<(), Error> {
+        self.change(vec![(self.key(id), Change::Delete)]).await?;
+        Ok(())
+    }
+
+    async fn write(&self, mut entity: E, change: fn(Body) -> Change) -> Result<Written<E>, Error> {
+        let id = self.own_id(&mut entity)?;
+        let body = codec::encode(&entity)?;
+        self.change(vec![(self.key(&id), change(body))]).await?;
+        Ok(Written::new(entity))
+    }
+
+    /// Gives the entity an id if it has none, and checks it.
+    fn own_id(&self, entity: &mut E) -> Result<String, Error> {
+        if entity.id().is_empty() {
+            entity.set_id(ordered_id(&*self.engine.clock).to_string());
+        }
+        check_id(entity.id())?;
+        Ok(entity.id().to_owned())
+    }
+
+    async fn change(&self, changes: Vec<(RowKey, Change)>) -> Result<(), Error> {
+        let rows = changes.iter().map(|(key, _)| key.clone()).collect();
+        let table = Arc::clone(&self.table);
+        let plan = move |tx: &mut Tx<'_>| {
+            for (key, change) in &changes {
+                change::apply(tx, &table, key, change)?;
+            }
+            Ok(())
+        };
+        self.engine.committer.commit(Reads { rows, tokens: Vec::new() }, plan).await
+    }
+
+    /// The row of that id; `None` if there is none here.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`], [`ErrorKind::InvalidEntity`] if what is stored cannot be read as `E`.
+    pub async fn get(&self, id: &str) -> Result<Option<E>, Error> {
+        let mut rows = self.engine.store.get(&[self.key(id)]).await?;
+        let record = rows.pop().flatten().and_then(|row| row.record);
+        record.map(|record| codec::decode(id, &record)).transpose()
+    }
+
+    /// Begins a query of this table.
+    #[must_use]
+    pub fn query(&self) -> OfflineQuery<E> {
+        OfflineQuery { table: self.clone(), query: Query::new() }
+    }
+
+    /// How many rows there are here.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`].
+    pub async fn count(&self) -> Result<u64, Error> {
+        search::count(&self.engine, &self.table, &QueryDescription::default()).await
+    }
+
+    /// Pushes what is queued in this table: see [`DatasyncClient::push_tables`](super::DatasyncClient::push_tables).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn push_items(&self) -> Result<PushReport, Error> {
+        push::push(&self.engine, Some(vec![Arc::clone(&self.table.name)]), true).await
+    }
+
+    /// Pulls the rows of a query that have changed since its last pull; pending changes of the table are pushed first.
+    ///
+    /// Order, `skip` and `top` of the query are not looked at. A pull of the same query under way is joined.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unreachable`] and [`ErrorKind::Unauthenticated`], [`ErrorKind::Service`], [`ErrorKind::Overtaken`],
+    /// [`ErrorKind::InvalidQuery`], [`ErrorKind::Store`]. Pages that were stored stay, and the next pull goes on
+    /// behind them.
+    pub async fn pull_items(&self, options: impl Into<PullOptions<E>>) -> Result<PullReport, Error> {
+        let PullOptions { query, query_id } = options.into();
+        let description = query.into_description();
+        let mut refused = None;
+        if let Some(filter) = &description.filter {
+            filter.visit_fields(&mut |name| {
+                if name != ID && !SERVICE_OWNED.contains(&name) && self.table.schema.field(name).is_none() {
+                    refused = Some(name.to_owned());
+                }
+            });
+        }
+        if let Some(name) = refused {
+            let message = format!("`{}` has no property `{name}`", self.table.name);
+            return Err(Error::new(ErrorKind::InvalidQuery, message));
+        }
+        if let Some(id) = &query_id {
+            check_id(id)?;
+        }
+        pull::pull(&self.engine, &self.table, &description, query_id.as_deref()).await
+    }
+
+    /// Removes rows from this device only, with the delta tokens of the scopes that held them: a later pull gets them
+    /// back.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Pending`] if unsent changes would be dropped and the purge is not forced: nothing is changed, and
+    /// [`Error::pending`] lists them.
+    pub async fn purge_items(&self, options: PurgeOptions<E>) -> Result<PurgeReport, Error> {
+        purge::purge(&self.engine, &self.table, options.query.into_description(), options.force).await
+    }
+}
+
+/// What to pull: a query, and optionally its name.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PullOptions<E> {
+    query: Query<E>,
+    query_id: Option<String>,
+}
+
+impl<E: SyncEntity> Default for PullOptions<E> {
+    fn default() -> Self {
+        PullOptions { query: Query::new(), query_id: None }
+    }
+}
+
+impl<E: SyncEntity> PullOptions<E> {
+    /// Pulls the rows of this query; every row of the table by default.
+    pub fn query(mut self, query: impl IntoQuery<E>) -> PullOptions<E> {
+        self.query = query.into_query();
+        self
+    }
+
+    /// Gives the query a name, so that its delta token is found again although its filter has changed, as in
+    /// Datasync's `QueryId`. The rule for ids holds.
+    pub fn query_id(mut self, id: impl Into<String>) -> PullOptions<E> {
+        self.query_id = Some(id.into());
+        self
+    }
+}
+
+impl<E: SyncEntity> From<Query<E>> for PullOptions<E> {
+    fn from(query: Query<E>) -> Self {
+        PullOptions::default().query(query)
+    }
+}
+
+impl<E: SyncEntity> From<OfflineQuery<E>> for PullOptions<E> {
+    fn from(query: OfflineQuery<E>) -> Self {
+        PullOptions::default().query(query)
+    }
+}
+
+/// A query, with or without its table.
+pub trait IntoQuery<E> {
+    /// The query alone.
+    fn into_query(self) -> Query<E>;
+}
+
+impl<E> IntoQuery<E> for Query<E> {
+    fn into_query(self) -> Query<E> {
+        self
+    }
+}
+
+impl<E> IntoQuery<E> for OfflineQuery<E> {
+    fn into_query(self) -> Query<E> {
+        self.query
+    }
+}
+
+/// A query of an offline table.
+#[must_use]
+pub struct OfflineQuery<E> {
+    table: OfflineTable<E>,
+    query: Query<E>,
+}
+
+impl<E> Clone for OfflineQuery<E> {
+    fn clone(&self) -> Self {
+        OfflineQuery { table: self.table.clone(), query: self.query.clone() }
+    }
+}
+
+impl<E> fmt::Debug for OfflineQuery<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.query.fmt(f)
+    }
+}
+
+impl<E: SyncEntity> OfflineQuery<E> {
+    /// Only the rows that match the condition made from the fields, and every earlier condition.
+    pub fn filter(mut self, condition: impl FnOnce(E::Fields) -> Filter<E>) -> Self {
+        self.query = self.query.filter(condition);
+        self
+    }
+
+    /// Orders by this key, after the keys given before.
+    pub fn order_by(mut self, key: impl FnOnce(E::Fields) -> Order<E>) -> Self {
+        self.query = self.query.order_by(key);
+        self
+    }
+
+    /// Leaves out the first `rows` rows.
+    pub fn skip(mut self, rows: u64) -> Self {
+        self.query = self.query.skip(rows);
+        self
+    }
+
+    /// At most `rows` rows.
+    pub fn top(mut self, rows: u64) -> Self {
+        self.query = self.query.top(rows);
+        self
+    }
+
+    /// The rows.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidQuery`], [`ErrorKind::InvalidEntity`], [`ErrorKind::Store`].
+    pub async fn to_vec(self) -> Result<Vec<E>, Error> {
+        Ok(self.rows().await?.rows)
+    }
+
+    /// The rows, and how many there are before `skip` and `top`.
+    ///
+    /// # Errors
+    ///
+    /// As [`to_vec`](OfflineQuery::to_vec).
+    pub async fn to_rows(mut self) -> Result<Rows<E>, Error> {
+        self.query = self.query.count();
+        self.rows().await
+    }
+
+    /// The first row.
+    ///
+    /// # Errors
+    ///
+    /// As [`to_vec`](OfflineQuery::to_vec).
+    pub async fn first(self) -> Result<Option<E>, Error> {
+        Ok(self.top(1).to_vec().await?.pop())
+    }
+
+    /// How many rows match, before `skip` and `top`.
+    ///
+    /// # Errors
+    ///
+    /// As [`to_vec`](OfflineQuery::to_vec).
+    pub async fn count(self) -> Result<u64, Error> {
+        search::count(&self.table.engine, &self.table.table, self.query.description()).await
+    }
+
+    async fn rows(self) -> Result<Rows<E>, Error> {
+        let found = search::search(&self.table.engine, &self.table.table, self.query.description()).await?;
+        let decode = |(id, record): (Arc<str>, Record)| codec::decode(&id, &record);
+        let rows = found.rows.into_iter().map(decode).collect::<Result<_, _>>()?;
+        Ok(Rows { rows, total: found.total })
+    }
+}

@@ -1,0 +1,183 @@
+//! The operations queue as an app sees it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::{
+    client::DatasyncClient,
+    engine::{
+        Engine,
+        answer::{self, Answer, Effect},
+        committer::{Reads, Tx},
+    },
+    error::{Error, ErrorKind},
+    row::{DEFAULT_ACCOUNT, Hold, Operation, OperationKind, ParkReason, Phase, Row, RowKey},
+    store::{OperationsRequest, QueuedOperation},
+};
+
+/// A change that is queued and not known to be on the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingChange {
+    /// The table.
+    pub table: Arc<str>,
+    /// The row.
+    pub id: Arc<str>,
+    /// What will be sent.
+    pub kind: OperationKind,
+    /// Why it is still here.
+    pub state: PendingState,
+    /// Whether an attempt was made whose outcome is not known.
+    pub in_doubt: bool,
+}
+
+/// Why a change is still in the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PendingState {
+    /// The next push sends it.
+    Ready,
+    /// An attempt failed; it is sent again after this time, or at the next explicit push.
+    Waiting(Timestamp),
+    /// Both sides changed the row: see [`DatasyncClient::conflicts`].
+    Conflict(String),
+    /// The service refused it, or failed at it too often: edit the row, retry or discard.
+    Parked(String),
+    /// An unsent body that lost a conflict, kept as a settled loser.
+    Loser,
+}
+
+impl PendingChange {
+    pub(crate) fn of(key: &RowKey, operation: &Operation) -> PendingChange {
+        let state = match &operation.hold {
+            Hold::Ready => PendingState::Ready,
+            Hold::Wait { since, length, .. } => {
+                PendingState::Waiting(since.checked_add(*length).unwrap_or(Timestamp::MAX))
+            }
+            Hold::Parked(parked) if parked.reason == ParkReason::Conflict => {
+                PendingState::Conflict(parked.message.clone())
+            }
+            Hold::Parked(parked) => PendingState::Parked(parked.message.clone()),
+        };
+        PendingChange {
+            table: Arc::clone(&key.table),
+            id: Arc::clone(&key.id),
+            kind: operation.kind,
+            state,
+            in_doubt: operation.in_doubt(),
+        }
+    }
+}
+
+/// Every queued operation of these tables, in order.
+pub(crate) async fn queued(engine: &Engine, tables: Option<Vec<Arc<str>>>) -> Result<Vec<QueuedOperation>, Error> {
+    let mut request = OperationsRequest { account: DEFAULT_ACCOUNT.into(), tables, after: 0, limit: 1_000 };
+    let mut all = Vec::new();
+    loop {
+        let page = engine.store.operations(&request).await?;
+        match page.last() {
+            Some(last) => request.after = last.operation.place,
+            None => return Ok(all),
+        }
+        all.extend(page);
+    }
+}
+
+impl DatasyncClient {
+    /// Every change that is queued, in the order of its place.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`].
+    pub async fn pending(&self) -> Result<Vec<PendingChange>, Error> {
+        let queued = queued(&self.engine, None).await?;
+        Ok(queued.iter().map(|queued| PendingChange::of(&queued.key, &queued.operation)).collect())
+    }
+
+    /// Makes the parked or waiting change of a row ready again; the next push sends it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if nothing is queued for the row; [`ErrorKind::ConflictChanged`] if it is a conflict:
+    /// use [`resolve`](DatasyncClient::resolve).
+    pub async fn retry(&self, table: &str, id: &str) -> Result<(), Error> {
+        let key = self.pending_key(table, id)?;
+        let plan = move |tx: &mut Tx<'_>| {
+            let mut row = queued_row(tx, &key)?;
+            if matches!(&row.operations[0].hold, Hold::Parked(parked) if parked.reason == ParkReason::Conflict) {
+                return Err(Error::conflict_changed(&format!("{key:?} is a conflict: resolve it"), None));
+            }
+            row.operations[0].hold = Hold::Ready;
+            row.operations[0].attempts = 0;
+            row.revision += 1;
+            tx.put(&key, row);
+            Ok(())
+        };
+        self.engine.committer.commit(Reads::row(self.pending_key(table, id)?), plan).await
+    }
+
+    /// Drops the queued changes of a row: it goes back to the service's copy that they started from.
+    ///
+    /// If an attempt is in doubt the row is first fetched from the service, to learn what became of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if nothing is queued for the row; [`ErrorKind::Unreachable`] if an attempt is in doubt
+    /// and the service cannot be asked.
+    pub async fn discard(&self, table: &str, id: &str) -> Result<(), Error> {
+        let key = self.pending_key(table, id)?;
+        settle_doubt(&self.engine, &key).await?;
+        let reads = Reads::row(key.clone());
+        let plan = move |tx: &mut Tx<'_>| {
+            let Some(mut row) = tx.row(&key)? else { return Ok(()) };
+            let Some(first) = row.operations.first() else { return Ok(()) };
+            if first.in_doubt() {
+                let message = format!("{key:?} is being sent: discard it when the push has ended");
+                return Err(Error::new(ErrorKind::Pending, message));
+            }
+            let shown = match &first.hold {
+                Hold::Parked(parked) => parked.conflict.clone(),
+                _ => None,
+            };
+            row.record = match shown {
+                Some(copy) => copy.live().cloned(),
+                None => row.base.take().filter(|base| !base.deleted),
+            };
+            row.base = None;
+            row.seen = None;
+            row.operations.clear();
+            row.revision += 1;
+            tx.put(&key, row);
+            Ok(())
+        };
+        self.engine.committer.commit(reads, plan).await
+    }
+
+    pub(crate) fn pending_key(&self, table: &str, id: &str) -> Result<RowKey, Error> {
+        Ok(RowKey::new(Arc::clone(&self.engine.tables.get(table)?.name), id))
+    }
+}
+
+fn queued_row(tx: &Tx<'_>, key: &RowKey) -> Result<Row, Error> {
+    tx.row(key)?
+        .filter(|row| !row.operations.is_empty())
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("nothing is queued for {key:?}")))
+}
+
+/// Learns the outcome of an operation in doubt by fetching its row (I5).
+async fn settle_doubt(engine: &Engine, key: &RowKey) -> Result<(), Error> {
+    let read = Reads::row(key.clone());
+    let wanted = key.clone();
+    let first = engine.committer.commit(read, move |tx| Ok(queued_row(tx, &wanted)?.operations[0].clone())).await?;
+    if first.phase != Phase::InDoubt {
+        return Ok(());
+    }
+    let copy = engine.fetch(key).await?;
+    let table = Arc::clone(engine.tables.get(&key.table)?);
+    let (reads, key) = (Reads::row(key.clone()), key.clone());
+    let answer = Answer::ConflictThenFetched(copy);
+    let plan = move |tx: &mut Tx<'_>| answer::apply(tx, &table, &key, first.place, true, &answer);
+    let effect: Effect = engine.committer.commit(reads, plan).await?;
+    drop(effect);
+    Ok(())
+}

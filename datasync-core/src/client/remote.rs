@@ -1,0 +1,288 @@
+//! The remote table: straight to the service.
+
+use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc};
+
+use crate::{
+    body,
+    client::{codec, search::Rows},
+    clock::random_key,
+    engine::Engine,
+    entity::{SyncEntity, check_id},
+    error::{Error, ErrorKind},
+    query::{Filter, Order, Query},
+    row::OperationKind,
+    transport::{PageRequest, Purpose, PushOperation, PushOutcome, ServiceRow},
+};
+
+/// How many rows a page of a remote query holds at most.
+const PAGE_SIZE: u32 = 1_000;
+
+/// An entity as the service has it, with the version that guards its next change. It derefs to the entity.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Remote<E> {
+    entity: E,
+    version: Option<String>,
+    deleted: bool,
+}
+
+impl<E> Remote<E> {
+    /// The service's version.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    /// Whether the service has soft-deleted the row.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        self.deleted
+    }
+
+    /// The entity itself.
+    pub fn into_inner(self) -> E {
+        self.entity
+    }
+
+    /// The same version with a changed entity, for [`RemoteTable::replace`].
+    #[must_use]
+    pub fn map(self, change: impl FnOnce(E) -> E) -> Remote<E> {
+        Remote { entity: change(self.entity), ..self }
+    }
+}
+
+impl<E> Deref for Remote<E> {
+    type Target = E;
+
+    fn deref(&self) -> &E {
+        &self.entity
+    }
+}
+
+impl<E: SyncEntity> fmt::Debug for Remote<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").field("table", &E::SCHEMA.name).field("id", &self.entity.id()).finish_non_exhaustive()
+    }
+}
+
+/// The table of an entity on the service, as in Datasync's `IRemoteTable<T>`: every call is a request, and fails
+/// without a network.
+pub struct RemoteTable<E> {
+    engine: Arc<Engine>,
+    name: Arc<str>,
+    marker: PhantomData<fn() -> E>,
+}
+
+impl<E> Clone for RemoteTable<E> {
+    fn clone(&self) -> Self {
+        RemoteTable { engine: Arc::clone(&self.engine), name: Arc::clone(&self.name), marker: PhantomData }
+    }
+}
+
+impl<E> fmt::Debug for RemoteTable<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RemoteTable").field(&self.name).finish()
+    }
+}
+
+impl<E: SyncEntity> RemoteTable<E> {
+    pub(crate) fn new(engine: Arc<Engine>) -> RemoteTable<E> {
+        RemoteTable { engine, name: E::SCHEMA.name.as_ref().into(), marker: PhantomData }
+    }
+
+    fn remote(row: ServiceRow) -> Result<Remote<E>, Error> {
+        let entity = codec::decode(&row.id, &row.record)?;
+        Ok(Remote { entity, version: row.record.version, deleted: row.record.deleted })
+    }
+
+    /// The row of that id; `None` if the service does not have it, or has deleted it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidId`], [`ErrorKind::Unreachable`], [`ErrorKind::Unauthenticated`], [`ErrorKind::Service`],
+    /// [`ErrorKind::InvalidEntity`] if the answer cannot be read as `E`.
+    pub async fn get(&self, id: &str) -> Result<Option<Remote<E>>, Error> {
+        check_id(id)?;
+        let row = self.engine.transport.fetch(&self.name, id, false).await?;
+        row.map(Self::remote).transpose()
+    }
+
+    /// Creates a row. An empty id becomes a UUIDv7.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Conflict`] if the id exists, else as [`get`](RemoteTable::get).
+    pub async fn insert(&self, mut entity: E) -> Result<Remote<E>, Error> {
+        if entity.id().is_empty() {
+            entity.set_id(crate::clock::ordered_id(&*self.engine.clock).to_string());
+        }
+        self.send(OperationKind::Insert, &entity, None).await
+    }
+
+    /// Replaces a row, if the service still has the version that was read.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Conflict`] if it has another one, [`ErrorKind::NotFound`] if the row is gone, else as
+    /// [`get`](RemoteTable::get).
+    pub async fn replace(&self, row: &Remote<E>) -> Result<Remote<E>, Error> {
+        self.send(OperationKind::Replace, &row.entity, row.version.clone()).await
+    }
+
+    /// Deletes a row, if the service still has the version that was read. A row that is gone is no error.
+    ///
+    /// # Errors
+    ///
+    /// As [`replace`](RemoteTable::replace), but for `NotFound`.
+    pub async fn delete(&self, row: &Remote<E>) -> Result<(), Error> {
+        match self.push(OperationKind::Delete, row.entity.id(), row.version.clone(), None).await? {
+            PushOutcome::Applied(_) | PushOutcome::NotFound | PushOutcome::Gone => Ok(()),
+            outcome => Err(refused(row.entity.id(), outcome)),
+        }
+    }
+
+    async fn send(&self, kind: OperationKind, entity: &E, version: Option<String>) -> Result<Remote<E>, Error> {
+        let id = entity.id();
+        let invalid = |error: serde_json::Error| Error::caused(ErrorKind::InvalidEntity, error.to_string(), error);
+        let body = body::sendable(&E::SCHEMA, &codec::encode(entity)?, false).map_err(invalid)?;
+        match self.push(kind, id, version, Some(body)).await? {
+            PushOutcome::Applied(Some(row)) => Self::remote(row),
+            PushOutcome::Applied(None) => {
+                let missing = || Error::new(ErrorKind::NotFound, format!("{id} was written, but is gone since"));
+                self.get(id).await?.ok_or_else(missing)
+            }
+            outcome => Err(refused(id, outcome)),
+        }
+    }
+
+    async fn push(
+        &self,
+        kind: OperationKind,
+        id: &str,
+        version: Option<String>,
+        body: Option<crate::row::Body>,
+    ) -> Result<PushOutcome, Error> {
+        check_id(id)?;
+        let key = random_key(&*self.engine.clock);
+        let operation = PushOperation { table: Arc::clone(&self.name), id: id.into(), kind, key, version, body };
+        let mut outcomes = self.engine.transport.push(&[operation]).await;
+        outcomes.pop().ok_or_else(|| Error::new(ErrorKind::Service, "the transport gave no outcome"))
+    }
+
+    /// Begins a query of this table.
+    #[must_use]
+    pub fn query(&self) -> RemoteQuery<E> {
+        RemoteQuery { table: self.clone(), query: Query::new() }
+    }
+
+    /// How many rows the service has, deleted ones left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](RemoteTable::get).
+    pub async fn count(&self) -> Result<u64, Error> {
+        self.query().count().await
+    }
+}
+
+fn refused(id: &str, outcome: PushOutcome) -> Error {
+    match outcome {
+        PushOutcome::Failed(error) => error.into(),
+        PushOutcome::Conflict(_) => {
+            Error::new(ErrorKind::Conflict, format!("the service has another version of {id}: read it again"))
+        }
+        _ => Error::new(ErrorKind::NotFound, format!("the service does not have {id}")),
+    }
+}
+
+/// A query of a remote table.
+#[must_use]
+pub struct RemoteQuery<E> {
+    table: RemoteTable<E>,
+    query: Query<E>,
+}
+
+impl<E> fmt::Debug for RemoteQuery<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.query.fmt(f)
+    }
+}
+
+impl<E: SyncEntity> RemoteQuery<E> {
+    /// Only the rows that match the condition made from the fields, and every earlier condition.
+    pub fn filter(mut self, condition: impl FnOnce(E::Fields) -> Filter<E>) -> Self {
+        self.query = self.query.filter(condition);
+        self
+    }
+
+    /// Orders by this key, after the keys given before.
+    pub fn order_by(mut self, key: impl FnOnce(E::Fields) -> Order<E>) -> Self {
+        self.query = self.query.order_by(key);
+        self
+    }
+
+    /// Leaves out the first `rows` rows.
+    pub fn skip(mut self, rows: u64) -> Self {
+        self.query = self.query.skip(rows);
+        self
+    }
+
+    /// At most `rows` rows.
+    pub fn top(mut self, rows: u64) -> Self {
+        self.query = self.query.top(rows);
+        self
+    }
+
+    /// The rows, page after page.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Service`] if the service refuses the query, else as [`RemoteTable::get`].
+    pub async fn to_vec(self) -> Result<Vec<Remote<E>>, Error> {
+        Ok(self.rows().await?.rows)
+    }
+
+    /// The rows, and how many there are before `skip` and `top`.
+    ///
+    /// # Errors
+    ///
+    /// As [`to_vec`](RemoteQuery::to_vec).
+    pub async fn to_rows(mut self) -> Result<Rows<Remote<E>>, Error> {
+        self.query = self.query.count();
+        self.rows().await
+    }
+
+    /// How many rows match, before `skip` and `top`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Service`] if the service does not say, else as [`to_vec`](RemoteQuery::to_vec).
+    pub async fn count(self) -> Result<u64, Error> {
+        let total = self.top(0).to_rows().await?.total;
+        total.ok_or_else(|| Error::new(ErrorKind::Service, "the service does not say how many rows there are"))
+    }
+
+    async fn rows(self) -> Result<Rows<Remote<E>>, Error> {
+        let mut request = PageRequest {
+            table: Arc::clone(&self.table.name),
+            purpose: Purpose::Query,
+            query: self.query.into_description(),
+            token: None,
+            first: true,
+            page_size: PAGE_SIZE,
+            include_deleted: false,
+        };
+        let mut found = Rows { rows: Vec::new(), total: None };
+        loop {
+            let page = self.table.engine.transport.fetch_page(&request).await?;
+            found.total = found.total.or(page.total);
+            for row in page.rows {
+                found.rows.push(RemoteTable::remote(row)?);
+            }
+            if !page.more {
+                return Ok(found);
+            }
+            request.token = page.token;
+            request.first = false;
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Group commit: concurrent writers share one commit, and one fsync.
+//!
+//! A writer names the rows and tokens it reads, and gives a plan: a closure that looks at them and writes. The writers
+//! of a group are planned one after the other, each against the state that the earlier ones leave; one that fails gets
+//! its error and is left out. The running group belongs to all its members: whoever is left polls it on.
+//!
+//! | the process dies, or the caller goes away … | what is left |
+//! | --- | --- |
+//! | before the group starts | nothing: a member that nobody waits for is left out |
+//! | while the group reads or plans | nothing |
+//! | during `Store::commit` | the whole group or nothing of it; the next group reads the head and knows which |
+//! | after it | the whole group |
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures::{
+    FutureExt,
+    channel::oneshot,
+    future::{BoxFuture, Either, Shared, select},
+};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::{
+    clock::{Clock, ordered_id, random_key},
+    engine::table::Tables,
+    error::{Error, ErrorKind},
+    query::index_keys,
+    row::{Row, RowKey, SettledLoser},
+    store::{DeltaToken, Head, RowWrite, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch},
+};
+
+/// The greatest number of rows in one commit, unless a single member needs more.
+const MAX_ROWS: usize = 10_000;
+/// How often a group is planned again because another engine wrote to the same store.
+const MAX_ROUNDS: usize = 16;
+
+/// What a plan reads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reads {
+    pub(crate) rows: Vec<RowKey>,
+    pub(crate) tokens: Vec<ScopeKey>,
+}
+
+impl Reads {
+    pub(crate) fn row(key: RowKey) -> Reads {
+        Reads { rows: vec![key], tokens: Vec::new() }
+    }
+}
+
+/// Changes that are not committed yet. Ordered, so that no hash order reaches the store.
+#[derive(Default)]
+struct Overlay {
+    rows: BTreeMap<RowKey, Option<Row>>,
+    tokens: BTreeMap<ScopeKey, Option<DeltaToken>>,
+    add_losers: Vec<SettledLoser>,
+    remove_losers: BTreeSet<Uuid>,
+    indexed: Vec<TableSpec>,
+    last_place: u64,
+}
+
+impl Overlay {
+    fn absorb(&mut self, other: Overlay) {
+        self.rows.extend(other.rows);
+        self.tokens.extend(other.tokens);
+        self.add_losers.extend(other.add_losers);
+        self.remove_losers.extend(other.remove_losers);
+        self.indexed.extend(other.indexed);
+        self.last_place = other.last_place;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+            && self.tokens.is_empty()
+            && self.add_losers.is_empty()
+            && self.remove_losers.is_empty()
+            && self.indexed.is_empty()
+    }
+}
+
+/// What the store had when the group began.
+struct Snapshot {
+    rows: BTreeMap<RowKey, Option<Row>>,
+    tokens: BTreeMap<ScopeKey, Option<DeltaToken>>,
+    head: Head,
+}
+
+/// The state that a plan reads and writes.
+pub(crate) struct Tx<'a> {
+    snapshot: &'a Snapshot,
+    group: &'a Overlay,
+    own: Overlay,
+    clock: &'a dyn Clock,
+}
+
+impl Tx<'_> {
+    /// The row as the members before this one leave it; `None` if nothing is kept of it.
+    pub(crate) fn row(&self, key: &RowKey) -> Result<Option<Row>, Error> {
+        let found = self.own.rows.get(key).or_else(|| self.group.rows.get(key)).or_else(|| self.snapshot.rows.get(key));
+        found.cloned().ok_or_else(|| unread(format!("{key:?}")))
+    }
+
+    /// Keeps the row; one with nothing left is removed.
+    pub(crate) fn put(&mut self, key: &RowKey, row: Row) {
+        let row = (!row.is_empty()).then_some(row);
+        self.own.rows.insert(key.clone(), row);
+    }
+
+    pub(crate) fn token(&self, scope: &ScopeKey) -> Result<Option<DeltaToken>, Error> {
+        let found =
+            self.own.tokens.get(scope).or_else(|| self.group.tokens.get(scope)).or(self.snapshot.tokens.get(scope));
+        found.cloned().ok_or_else(|| unread(format!("the token of {}", scope.table)))
+    }
+
+    pub(crate) fn set_token(&mut self, scope: &ScopeKey, token: Option<DeltaToken>) {
+        self.own.tokens.insert(scope.clone(), token);
+    }
+
+    pub(crate) fn add_loser(&mut self, loser: SettledLoser) {
+        self.own.add_losers.push(loser);
+    }
+
+    pub(crate) fn remove_loser(&mut self, id: Uuid) {
+        self.own.remove_losers.insert(id);
+    }
+
+    pub(crate) fn indexed(&mut self, table: TableSpec) {
+        self.own.indexed.push(table);
+    }
+
+    /// The generation of the store (I13).
+    pub(crate) fn generation(&self) -> u64 {
+        self.snapshot.head.generation
+    }
+
+    pub(crate) fn new_place(&mut self) -> u64 {
+        self.own.last_place += 1;
+        self.own.last_place
+    }
+
+    pub(crate) fn new_key(&self) -> Uuid {
+        random_key(self.clock)
+    }
+
+    pub(crate) fn new_ordered_id(&self) -> Uuid {
+        ordered_id(self.clock)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+fn unread(what: String) -> Error {
+    Error::new(ErrorKind::Store, format!("a plan looked at {what} without having read it"))
+}
+
+trait Member: Send {
+    fn reads(&self) -> &Reads;
+    fn wanted(&self) -> bool;
+    /// Plans, and keeps the result until `finish`; returns whether the member's changes are to be committed.
+    fn plan(&mut self, tx: &mut Tx<'_>) -> bool;
+    fn finish(self: Box<Self>, failed: Option<Error>);
+}
+
+struct MemberOf<T, F> {
+    reads: Reads,
+    plan: F,
+    outcome: Option<Result<T, Error>>,
+    done: oneshot::Sender<Result<T, Error>>,
+}
+
+impl<T: Send, F: FnMut(&mut Tx<'_>) -> Result<T, Error> + Send> Member for MemberOf<T, F> {
+    fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    fn wanted(&self) -> bool {
+        !self.done.is_canceled()
+    }
+
+    fn plan(&mut self, tx: &mut Tx<'_>) -> bool {
+        let outcome = (self.plan)(tx);
+        let planned = outcome.is_ok();
+        self.outcome = Some(outcome);
+        planned
+    }
+
+    fn finish(self: Box<Self>, failed: Option<Error>) {
+        let outcome = match (self.outcome, failed) {
+            // Nothing was committed for a member whose plan failed, whatever became of the others.
+            (Some(Err(error)), _) => Err(error),
+            (_, Some(error)) => Err(error),
+            (Some(Ok(value)), None) => Ok(value),
+            (None, None) => return,
+        };
+        // A caller that went away wanted no answer.
+        let _ = self.done.send(outcome);
+    }
+}
+
+type Group = Shared<BoxFuture<'static, Option<Head>>>;
+
+#[derive(Default)]
+struct State {
+    pending: Vec<Box<dyn Member>>,
+    running: Option<Group>,
+    head: Option<Head>,
+}
+
+/// The only writer of a store.
+pub(crate) struct Committer {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    tables: Arc<Tables>,
+    state: Mutex<State>,
+}
+
+impl fmt::Debug for Committer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Committer").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl Committer {
+    pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, tables: Arc<Tables>) -> Committer {
+        Committer { store, clock, tables, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Commits what `plan` writes, together with what other callers want to commit at the time.
+    ///
+    /// The plan may run more than once. If the future is dropped, all of it happens or nothing.
+    pub(crate) async fn commit<T: Send + 'static>(
+        &self,
+        reads: Reads,
+        plan: impl FnMut(&mut Tx<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (done, mut receiver) = oneshot::channel();
+        self.state().pending.push(Box::new(MemberOf { reads, plan, outcome: None, done }));
+        loop {
+            let group = self.running();
+            match select(receiver, group.clone()).await {
+                Either::Left((outcome, _)) => return outcome.unwrap_or_else(|_| Err(lost())),
+                Either::Right((head, unanswered)) => {
+                    self.finished(&group, head);
+                    receiver = unanswered;
+                    match receiver.try_recv() {
+                        Ok(Some(outcome)) => return outcome,
+                        Ok(None) => {}
+                        Err(_) => return Err(lost()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The group under way, or one that starts with everybody who waits.
+    fn running(&self) -> Group {
+        let mut state = self.state();
+        if let Some(group) = &state.running {
+            return group.clone();
+        }
+        let mut rows = 0;
+        let mut taken = 0;
+        for member in &state.pending {
+            rows += member.reads().rows.len();
+            if taken > 0 && rows > MAX_ROWS {
+                break;
+            }
+            taken += 1;
+        }
+        let members = state.pending.drain(..taken).collect();
+        let head = state.head;
+        let work = run(Arc::clone(&self.store), Arc::clone(&self.clock), Arc::clone(&self.tables), members, head);
+        let group = work.boxed().shared();
+        state.running = Some(group.clone());
+        group
+    }
+
+    fn finished(&self, group: &Group, head: Option<Head>) {
+        let mut state = self.state();
+        if state.running.as_ref().is_some_and(|running| running.ptr_eq(group)) {
+            state.running = None;
+            state.head = head;
+        }
+    }
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::Store, "the commit ended without an answer")
+}
+
+/// Runs one group; returns the head that it leaves, if that is known.
+async fn run(
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    tables: Arc<Tables>,
+    mut members: Vec<Box<dyn Member>>,
+    head: Option<Head>,
+) -> Option<Head> {
+    members.retain(|member| member.wanted());
+    match attempt(&*store, &*clock, &tables, &mut members, head).await {
+        Ok(head) => {
+            members.into_iter().for_each(|member| member.finish(None));
+            Some(head)
+        }
+        Err(error) => {
+            members.into_iter().for_each(|member| member.finish(Some(error.clone())));
+            None
+        }
+    }
+}
+
+async fn attempt(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    tables: &Tables,
+    members: &mut [Box<dyn Member>],
+    mut head: Option<Head>,
+) -> Result<Head, Error> {
+    for _ in 0..MAX_ROUNDS {
+        let known = match head {
+            Some(head) => head,
+            None => store.head().await?,
+        };
+        let (rows, scopes) = wanted(members);
+        let snapshot = read(store, rows, scopes, known).await?;
+        let mut group = Overlay { last_place: known.last_place, ..Overlay::default() };
+        for member in members.iter_mut() {
+            let own = Overlay { last_place: group.last_place, ..Overlay::default() };
+            let mut tx = Tx { snapshot: &snapshot, group: &group, own, clock };
+            if member.plan(&mut tx) {
+                let own = tx.own;
+                group.absorb(own);
+            }
+        }
+        if group.is_empty() {
+            return Ok(known);
+        }
+        let next = Head { number: known.number + 1, id: random_key(clock), last_place: group.last_place, ..known };
+        if commit(store, tables, &group, next).await? {
+            return Ok(next);
+        }
+        head = None;
+    }
+    Err(StoreError::new(StoreErrorKind::Superseded, "others write to the same store all the time").into())
+}
+
+/// What the members read, each once, in order.
+fn wanted(members: &[Box<dyn Member>]) -> (BTreeSet<RowKey>, BTreeSet<ScopeKey>) {
+    let reads = || members.iter().map(|member| member.reads());
+    (
+        reads().flat_map(|reads| reads.rows.iter().cloned()).collect(),
+        reads().flat_map(|reads| reads.tokens.iter().cloned()).collect(),
+    )
+}
+
+async fn read(
+    store: &dyn Store,
+    keys: BTreeSet<RowKey>,
+    scopes: BTreeSet<ScopeKey>,
+    head: Head,
+) -> Result<Snapshot, Error> {
+    let keys: Vec<RowKey> = keys.into_iter().collect();
+    let rows = if keys.is_empty() { Vec::new() } else { store.get(&keys).await? };
+    let mut tokens = BTreeMap::new();
+    for scope in scopes {
+        let token = store.delta_token(&scope).await?;
+        tokens.insert(scope, token);
+    }
+    Ok(Snapshot { rows: keys.into_iter().zip(rows).collect(), tokens, head })
+}
+
+/// Commits the group as `next`. False if another commit took that number: then everything must be planned again.
+async fn commit(store: &dyn Store, tables: &Tables, group: &Overlay, next: Head) -> Result<bool, Error> {
+    for _ in 0..MAX_ROUNDS {
+        match store.commit(batch(tables, group, next)?).await {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() == StoreErrorKind::Superseded => return Ok(false),
+            Err(error) if error.kind() == StoreErrorKind::OutcomeUnknown => {
+                let head = store.head().await?;
+                if head.number >= next.number {
+                    return Ok(head.number == next.number && head.id == next.id);
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(StoreError::new(StoreErrorKind::OutcomeUnknown, "the store keeps losing its answers").into())
+}
+
+fn batch(tables: &Tables, group: &Overlay, next: Head) -> Result<WriteBatch, Error> {
+    let mut rows = Vec::with_capacity(group.rows.len());
+    for (key, row) in &group.rows {
+        let key = key.clone();
+        rows.push(match row {
+            None => RowWrite::Remove { key },
+            Some(row) => {
+                let index_keys = match (&row.record, tables.0.get(&key.table)) {
+                    (Some(record), Some(table)) => index_keys(&table.schema, &key.id, record).map_err(|error| {
+                        let message = format!("{key:?} cannot be indexed: {error}");
+                        Error::caused(ErrorKind::InvalidEntity, message, error)
+                    })?,
+                    _ => Vec::new(),
+                };
+                RowWrite::Put { key, row: row.clone(), index_keys }
+            }
+        });
+    }
+    Ok(WriteBatch {
+        number: next.number,
+        id: next.id,
+        rows,
+        tokens: group.tokens.iter().map(|(scope, token)| (scope.clone(), token.clone())).collect(),
+        add_losers: group.add_losers.clone(),
+        remove_losers: group.remove_losers.iter().copied().collect(),
+        generation: None,
+        indexed: group.indexed.clone(),
+    })
+}

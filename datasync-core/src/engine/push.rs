@@ -1,0 +1,174 @@
+//! A push: wave after wave of operations, until nothing that was asked for can be sent (DESIGN.md section 6).
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use jiff::Timestamp;
+
+use crate::{
+    engine::{Engine, joined::Requests, wave},
+    error::Error,
+    events::SyncEvent,
+    report::PushReport,
+    row::{DEFAULT_ACCOUNT, Hold, Operation, RowKey},
+    store::OperationsRequest,
+};
+
+/// A stored wait longer than this counts as over (I9).
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
+/// What a caller of a push wants sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// The tables; `None` for all.
+    tables: Option<Vec<Arc<str>>>,
+    /// Operations queued after the call are not waited for.
+    last_place: u64,
+    /// Whether operations that wait are tried at once.
+    explicit: bool,
+}
+
+/// Pushes the operations that are queued in `tables` now. A push under way is joined.
+pub(crate) async fn push(
+    engine: &Arc<Engine>,
+    tables: Option<Vec<Arc<str>>>,
+    explicit: bool,
+) -> Result<PushReport, Error> {
+    let last_place = engine.store.head().await?.last_place;
+    let target = Target { tables, last_place, explicit };
+    let shared = Arc::clone(engine);
+    engine.pushing.join(target, move |requests| run(shared, requests).boxed()).await
+}
+
+async fn run(engine: Arc<Engine>, requests: Requests<Target>) -> Result<PushReport, Error> {
+    engine.events.emit(|| SyncEvent::PushStarted);
+    let mut run = Run::default();
+    loop {
+        let asked = requests.take();
+        if !asked.is_empty() {
+            run.call += 1;
+            let call = run.call;
+            run.targets.extend(asked.into_iter().map(|target| (call, target)));
+            run.after = 0;
+        }
+        let selected = run.select(&engine).await?;
+        if !selected.is_empty() {
+            let again = wave::send(&engine, &mut run.progress, selected).await?;
+            run.again |= again;
+        } else if std::mem::take(&mut run.again) {
+            run.after = 0;
+        } else if requests.close() {
+            let report = run.progress.report;
+            engine.events.emit(|| SyncEvent::PushEnded(report));
+            return Ok(report);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Run {
+    targets: Vec<(u64, Target)>,
+    call: u64,
+    /// In which call a waiting operation was last tried: each call tries it once.
+    tried: HashMap<u64, u64>,
+    after: u64,
+    /// Whether an operation that was passed may be sent after all.
+    again: bool,
+    progress: wave::Progress,
+}
+
+impl Run {
+    /// The next operations that may be sent, at most a wave of them and at most one a row.
+    async fn select(&mut self, engine: &Engine) -> Result<Vec<(RowKey, Operation)>, Error> {
+        let limit = engine.settings.wave_size;
+        let mut selected: Vec<(RowKey, Operation)> = Vec::new();
+        while selected.is_empty() {
+            let request =
+                OperationsRequest { account: DEFAULT_ACCOUNT.into(), tables: self.tables(), after: self.after, limit };
+            let queued = engine.store.operations(&request).await?;
+            let Some(last) = queued.last() else { break };
+            self.after = last.operation.place;
+            let now = engine.clock.now();
+            for item in queued {
+                let twice = selected.iter().any(|(key, _)| *key == item.key);
+                if !twice && self.may_send(&item.key, &item.operation, now) {
+                    self.tried.insert(item.operation.place, self.call);
+                    selected.push((item.key, item.operation));
+                }
+            }
+        }
+        Ok(selected)
+    }
+
+    /// The tables of all callers; `None` for all tables.
+    fn tables(&self) -> Option<Vec<Arc<str>>> {
+        let mut tables = Vec::new();
+        for (_, target) in &self.targets {
+            for table in target.tables.as_ref()? {
+                if !tables.contains(table) {
+                    tables.push(Arc::clone(table));
+                }
+            }
+        }
+        Some(tables)
+    }
+
+    fn may_send(&self, key: &RowKey, operation: &Operation, now: Timestamp) -> bool {
+        let wanted = |target: &Target| {
+            operation.place <= target.last_place && target.tables.as_ref().is_none_or(|t| t.contains(&key.table))
+        };
+        let last_call = self.targets.iter().filter(|(_, target)| wanted(target)).map(|(call, _)| *call).max();
+        let Some(_) = last_call else { return false };
+        match &operation.hold {
+            Hold::Ready => true,
+            Hold::Parked(_) => false,
+            Hold::Wait { since, length, demanded } => {
+                let tried = self.tried.get(&operation.place).copied().unwrap_or(0);
+                let asked = |(call, target): &(u64, Target)| target.explicit && wanted(target) && *call > tried;
+                wait_is_over(*since, *length, now) || (!demanded && self.targets.iter().any(asked))
+            }
+        }
+    }
+}
+
+/// Whether a stored wait has ended: a device's clock may have been set back, or far ahead, in between (I9).
+fn wait_is_over(since: Timestamp, length: Duration, now: Timestamp) -> bool {
+    if since > now || length > LONGEST_WAIT {
+        return true;
+    }
+    let waited = now.as_millisecond().saturating_sub(since.as_millisecond());
+    u128::try_from(waited).is_ok_and(|waited| waited >= length.as_millis())
+}
+
+/// How long an operation waits after its `attempts`th failure: doubling, with jitter, an hour at most.
+pub(crate) fn backoff(attempts: u32, asked: Option<Duration>, random: u64) -> Duration {
+    if let Some(asked) = asked {
+        return asked.min(LONGEST_WAIT);
+    }
+    let whole = Duration::from_secs(1).saturating_mul(1 << attempts.min(12)).min(LONGEST_WAIT);
+    let half = whole / 2;
+    half + half.mul_f64(random as f64 / u64::MAX as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i09_a_wait_that_no_clock_can_have_set_is_over() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let wait = Duration::from_secs(10);
+        assert!(!wait_is_over(at(100), wait, at(109)));
+        assert!(wait_is_over(at(100), wait, at(110)));
+        assert!(wait_is_over(at(200), wait, at(100)));
+        assert!(wait_is_over(at(100), Duration::from_secs(3601), at(100)));
+    }
+
+    #[test]
+    fn i11_waits_grow_up_to_an_hour_and_follow_retry_after() {
+        assert_eq!(backoff(0, None, u64::MAX), Duration::from_secs(1));
+        assert_eq!(backoff(3, None, 0), Duration::from_secs(4));
+        assert_eq!(backoff(60, None, u64::MAX), LONGEST_WAIT);
+        assert_eq!(backoff(3, Some(Duration::from_secs(70)), 0), Duration::from_secs(70));
+    }
+}

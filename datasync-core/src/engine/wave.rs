@@ -1,0 +1,376 @@
+//! One wave of a push: freeze, send, store the answers.
+//!
+//! | the process dies, or the push is dropped … | what is left |
+//! | --- | --- |
+//! | before the freezing commit | the operations as they were |
+//! | after it, before the commit with the answers | the whole wave in doubt: sent again with the same keys and bytes |
+//! | after the commit with the answers | each operation with its result |
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{
+    FutureExt, StreamExt,
+    future::{Either, select},
+    stream::FuturesUnordered,
+};
+
+use crate::{
+    body,
+    engine::{
+        Engine,
+        answer::{self, Answer, Effect},
+        committer::{Reads, Tx},
+        conflict::Settled,
+        push::backoff,
+        table::Tables,
+    },
+    error::{Error, ErrorKind},
+    events::SyncEvent,
+    query::{Expr, Literal, QueryDescription},
+    report::PushReport,
+    row::{Hold, Operation, OperationKind, ParkReason, Parked, Phase, Record, RowKey, ServiceCopy},
+    transport::{PageRequest, Purpose, PushOperation, PushOutcome, ServiceRow, TransportError, TransportErrorKind},
+};
+
+/// Answers wait at most this long for others to share their commit.
+const FLUSH_AFTER: Duration = Duration::from_millis(100);
+/// After how many failures of the service an operation is parked, if the service answers others.
+const MOST_FAILURES: u32 = 10;
+/// How many ids one query names that asks whether a 404 means gone.
+const IDS_A_PROBE: usize = 50;
+
+/// What a push has done so far.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) report: PushReport,
+    taken: u64,
+    done: u64,
+}
+
+/// An operation on its way.
+#[derive(Clone, Debug)]
+struct Sent {
+    key: RowKey,
+    place: u64,
+    attempts: u32,
+    /// Whether an earlier attempt is in doubt.
+    doubted: bool,
+    request: PushOperation,
+}
+
+/// Sends the operations; returns whether one of their rows has something left to send at once.
+pub(crate) async fn send(
+    engine: &Engine,
+    progress: &mut Progress,
+    selected: Vec<(RowKey, Operation)>,
+) -> Result<bool, Error> {
+    let frozen = freeze(engine, selected).await?;
+    progress.taken += frozen.len() as u64;
+    let mut waiting: VecDeque<Sent> = frozen.into();
+    let mut under_way = FuturesUnordered::new();
+    let mut answers: Vec<(Sent, Answer)> = Vec::new();
+    let mut unseen = Vec::new();
+    let mut ended: Option<Error> = None;
+    let mut again = false;
+    let mut flush = None;
+    loop {
+        while ended.is_none() && under_way.len() < engine.settings.parallel_operations {
+            let Some(sent) = waiting.pop_front() else { break };
+            under_way.push(send_one(engine, sent));
+        }
+        if under_way.is_empty() {
+            break;
+        }
+        let timer = flush.take().unwrap_or_else(|| futures::future::pending().boxed());
+        match select(under_way.next(), timer).await {
+            Either::Left((None, _)) => break,
+            Either::Left((Some((sent, outcome)), timer)) => {
+                // Before the answer is stored: a page that left earlier may hold an older state of the row.
+                engine.crossing.changed(&sent.key);
+                flush = Some(if answers.is_empty() { engine.clock.sleep(FLUSH_AFTER) } else { timer });
+                match classify(engine, progress, &sent, outcome) {
+                    Classed::Answer(answer) => answers.push((sent, answer)),
+                    Classed::NotFound => unseen.push(sent),
+                    Classed::Ends(answer, error) => {
+                        answers.push((sent, answer));
+                        ended = Some(error);
+                    }
+                }
+            }
+            Either::Right(_) => again |= store_answers(engine, progress, std::mem::take(&mut answers)).await?,
+        }
+    }
+    drop(under_way);
+    answers.extend(waiting.into_iter().map(|sent| (sent, Answer::NotSent)));
+    answers.extend(probe(engine, unseen).await);
+    again |= store_answers(engine, progress, answers).await?;
+    ended.map_or(Ok(again), Err)
+}
+
+/// Freezes what is sent (I5); operations that changed since they were selected are left out.
+async fn freeze(engine: &Engine, selected: Vec<(RowKey, Operation)>) -> Result<Vec<Sent>, Error> {
+    let rows = selected.iter().map(|(key, _)| key.clone()).collect();
+    let tables = Arc::clone(&engine.tables);
+    let plan = move |tx: &mut Tx<'_>| {
+        let mut sent = Vec::with_capacity(selected.len());
+        for (key, seen) in &selected {
+            sent.extend(freeze_one(tx, &tables, key, seen)?);
+        }
+        Ok(sent)
+    };
+    engine.committer.commit(Reads { rows, tokens: Vec::new() }, plan).await
+}
+
+fn freeze_one(tx: &mut Tx<'_>, tables: &Tables, key: &RowKey, seen: &Operation) -> Result<Option<Sent>, Error> {
+    let Some(mut row) = tx.row(key)? else { return Ok(None) };
+    let record = row.record.clone();
+    let Some(operation) = row.operations.first_mut() else { return Ok(None) };
+    if operation.place != seen.place || matches!(operation.hold, Hold::Parked(_)) {
+        return Ok(None);
+    }
+    let doubted = operation.in_doubt();
+    if !doubted {
+        let unversioned = operation.kind != OperationKind::Insert && operation.version.is_none();
+        match frozen_body(tables, key, operation.kind, record.as_ref()) {
+            _ if unversioned => park(operation, "the service gives no version, so that a change cannot be guarded"),
+            Err(error) => park(operation, &error.to_string()),
+            Ok(body) => {
+                operation.phase = Phase::InDoubt;
+                operation.frozen = body;
+            }
+        }
+    }
+    operation.hold = match &operation.hold {
+        Hold::Parked(parked) => Hold::Parked(parked.clone()),
+        _ => Hold::Ready,
+    };
+    let sent = operation.in_doubt().then(|| Sent {
+        key: key.clone(),
+        place: operation.place,
+        attempts: operation.attempts,
+        doubted,
+        request: PushOperation {
+            table: Arc::clone(&key.table),
+            id: Arc::clone(&key.id),
+            kind: operation.kind,
+            key: operation.key,
+            version: operation.version.clone(),
+            body: operation.frozen.clone(),
+        },
+    });
+    tx.put(key, row);
+    Ok(sent)
+}
+
+fn frozen_body(
+    tables: &Tables,
+    key: &RowKey,
+    kind: OperationKind,
+    record: Option<&Record>,
+) -> Result<Option<crate::row::Body>, Error> {
+    let table = tables.get(&key.table)?;
+    match (kind, record) {
+        (OperationKind::Delete, _) => Ok(None),
+        (_, None) => Err(Error::new(ErrorKind::Store, format!("{key:?} has an operation but no record"))),
+        (kind, Some(record)) => {
+            let body = body::sendable(&table.schema, &record.body, kind == OperationKind::Undelete);
+            body.map(Some).map_err(|error| {
+                Error::caused(ErrorKind::InvalidEntity, format!("{key:?} is not a JSON object"), error)
+            })
+        }
+    }
+}
+
+fn park(operation: &mut Operation, message: &str) {
+    let (reason, message) = (ParkReason::Refused, message.to_owned());
+    operation.hold = Hold::Parked(Parked { reason, status: None, message, conflict: None });
+}
+
+async fn send_one(engine: &Engine, sent: Sent) -> (Sent, PushOutcome) {
+    let mut outcomes = engine.transport.push(std::slice::from_ref(&sent.request)).await;
+    let missing = || TransportError::new(TransportErrorKind::Protocol, "the transport gave no outcome");
+    let outcome = outcomes.pop().unwrap_or_else(|| PushOutcome::Failed(missing()));
+    (sent, outcome)
+}
+
+enum Classed {
+    Answer(Answer),
+    /// A 404, which may mean that the row is gone or that the table cannot be reached.
+    NotFound,
+    /// The answer ends the push.
+    Ends(Answer, Error),
+}
+
+fn classify(engine: &Engine, progress: &Progress, sent: &Sent, outcome: PushOutcome) -> Classed {
+    let copy = |row: Option<ServiceRow>| row.filter(|row| row.id == sent.key.id).map(|row| row.record);
+    let deletes = sent.request.kind == OperationKind::Delete;
+    let inserts = sent.request.kind == OperationKind::Insert;
+    Classed::Answer(match outcome {
+        PushOutcome::Applied(row) => Answer::Applied(copy(row)),
+        PushOutcome::Conflict(row) => Answer::Conflict(copy(row).map(ServiceCopy::Found)),
+        PushOutcome::Gone if deletes => Answer::Applied(None),
+        PushOutcome::Gone => Answer::Conflict(None),
+        PushOutcome::NotFound if inserts => {
+            Answer::Refused { status: Some(404), message: "the service has no such table".to_owned() }
+        }
+        PushOutcome::NotFound => return Classed::NotFound,
+        PushOutcome::Failed(error) => {
+            use TransportErrorKind::{Connect, Forbidden, Protocol, Rejected, Server, Unauthenticated};
+            match error.kind() {
+                Connect | Unauthenticated => return Classed::Ends(Answer::NotSent, error.into()),
+                Forbidden | Rejected => Answer::Refused { status: error.status(), message: error.to_string() },
+                kind => {
+                    let failures = sent.attempts.saturating_add(1);
+                    let hopeless =
+                        matches!(kind, Server | Protocol) && failures >= MOST_FAILURES && progress.report.pushed > 0;
+                    Answer::Unknown {
+                        wait: backoff(sent.attempts, error.retry_after(), engine.clock.random()),
+                        demanded: error.retry_after().is_some(),
+                        exhausted: hopeless.then(|| format!("failed {failures} times: {error}")),
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// Finds out what each 404 means: only an id that the table does not show is gone.
+async fn probe(engine: &Engine, unseen: Vec<Sent>) -> Vec<(Sent, Answer)> {
+    let mut tables: BTreeMap<Arc<str>, Vec<Sent>> = BTreeMap::new();
+    for sent in unseen {
+        tables.entry(Arc::clone(&sent.key.table)).or_default().push(sent);
+    }
+    let mut answers = Vec::new();
+    for (table, asked) in tables {
+        for part in asked.chunks(IDS_A_PROBE) {
+            let shown = show(engine, &table, part).await;
+            for sent in part {
+                let answer = match &shown {
+                    Err(error) => unreachable_table(engine, sent, error.retry_after()),
+                    Ok(shown) => match shown.get(&sent.key.id) {
+                        None => Answer::ConflictThenFetched(ServiceCopy::Absent),
+                        Some(record) if record.deleted => {
+                            Answer::ConflictThenFetched(ServiceCopy::Found(record.clone()))
+                        }
+                        Some(_) => unreachable_table(engine, sent, None),
+                    },
+                };
+                answers.push((sent.clone(), answer));
+            }
+        }
+    }
+    answers
+}
+
+fn unreachable_table(engine: &Engine, sent: &Sent, asked: Option<Duration>) -> Answer {
+    let wait = backoff(sent.attempts, asked, engine.clock.random());
+    Answer::Unknown { wait, demanded: asked.is_some(), exhausted: None }
+}
+
+async fn show(engine: &Engine, table: &Arc<str>, asked: &[Sent]) -> Result<BTreeMap<Arc<str>, Record>, TransportError> {
+    let ids = asked.iter().map(|sent| Literal::Text(sent.key.id.as_ref().to_owned())).collect();
+    let filter = Expr::In(Box::new(Expr::Field(crate::schema::ID.to_owned())), ids);
+    let mut request = PageRequest {
+        table: Arc::clone(table),
+        purpose: Purpose::Query,
+        query: QueryDescription { filter: Some(filter), ..QueryDescription::default() },
+        token: None,
+        first: true,
+        page_size: engine.settings.page_size,
+        include_deleted: true,
+    };
+    let mut shown = BTreeMap::new();
+    loop {
+        let page = engine.transport.fetch_page(&request).await?;
+        shown.extend(page.rows.into_iter().map(|row| (row.id, row.record)));
+        if !page.more {
+            return Ok(shown);
+        }
+        request.token = page.token;
+        request.first = false;
+    }
+}
+
+/// Commits the answers, and fetches the rows whose answers say too little.
+async fn store_answers(
+    engine: &Engine,
+    progress: &mut Progress,
+    mut answers: Vec<(Sent, Answer)>,
+) -> Result<bool, Error> {
+    let mut again = false;
+    while !answers.is_empty() {
+        let rows = answers.iter().map(|(sent, _)| sent.key.clone()).collect();
+        let tables = Arc::clone(&engine.tables);
+        let shared = Arc::new(answers);
+        let planned = Arc::clone(&shared);
+        let plan = move |tx: &mut Tx<'_>| {
+            let mut effects = Vec::with_capacity(planned.len());
+            for (sent, answer) in planned.iter() {
+                let table = tables.get(&sent.key.table)?;
+                let effect = answer::apply(tx, table, &sent.key, sent.place, sent.doubted, answer)?;
+                let ready = tx
+                    .row(&sent.key)?
+                    .is_some_and(|row| row.operations.first().is_some_and(|operation| operation.hold == Hold::Ready));
+                effects.push((effect, ready));
+            }
+            Ok(effects)
+        };
+        let effects = engine.committer.commit(Reads { rows, tokens: Vec::new() }, plan).await?;
+        let mut unanswered = Vec::new();
+        for ((sent, answer), (effect, ready)) in shared.iter().zip(effects) {
+            if effect == Effect::Fetch {
+                unanswered.push((sent.clone(), fetched(engine, sent, answer).await));
+                continue;
+            }
+            again |= ready;
+            tell(engine, progress, sent, effect);
+        }
+        answers = unanswered;
+    }
+    Ok(again)
+}
+
+async fn fetched(engine: &Engine, sent: &Sent, answer: &Answer) -> Answer {
+    match engine.fetch(&sent.key).await {
+        Ok(copy) if matches!(answer, Answer::Applied(_)) => Answer::AppliedThenFetched(copy),
+        Ok(copy) => Answer::ConflictThenFetched(copy),
+        Err(error) => Answer::Unknown {
+            wait: backoff(sent.attempts, error.retry_after(), engine.clock.random()),
+            demanded: error.retry_after().is_some(),
+            exhausted: None,
+        },
+    }
+}
+
+fn tell(engine: &Engine, progress: &mut Progress, sent: &Sent, effect: Effect) {
+    let report = &mut progress.report;
+    let parked = |reason: String| {
+        let (table, id) = (Arc::clone(&sent.key.table), Arc::clone(&sent.key.id));
+        engine.events.emit(|| SyncEvent::ItemParked { table, id, reason });
+    };
+    match effect {
+        Effect::Done => report.pushed += 1,
+        Effect::Conflict(Settled::Parked) => {
+            report.conflicts += 1;
+            parked("conflict".to_owned());
+        }
+        Effect::Conflict(_) => report.settled += 1,
+        Effect::Parked(reason) => {
+            report.parked += 1;
+            parked(reason);
+        }
+        Effect::Stays => {
+            report.waiting += 1;
+            return;
+        }
+        Effect::Fetch | Effect::Vanished => return,
+    }
+    progress.done += 1;
+    let (done, total) = (progress.done, progress.taken);
+    let (table, id, kind) = (Arc::clone(&sent.key.table), Arc::clone(&sent.key.id), sent.request.kind);
+    engine.events.emit(|| SyncEvent::ItemPushed { table, id, kind, done, total });
+}

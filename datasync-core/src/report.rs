@@ -1,0 +1,47 @@
+//! What a push, a pull and a purge have done.
+
+/// What a push has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PushReport {
+    /// Operations that the service has carried out.
+    pub pushed: u64,
+    /// Conflicts that a policy or resolver settled.
+    pub settled: u64,
+    /// Conflicts that wait for somebody.
+    pub conflicts: u64,
+    /// Operations that the service refused, or failed at too often: they wait for somebody.
+    pub parked: u64,
+    /// Operations that will be tried again later.
+    pub waiting: u64,
+}
+
+/// What a pull has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PullReport {
+    /// Pages received.
+    pub pages: u64,
+    /// Rows in those pages.
+    pub received: u64,
+    /// Rows that are new here.
+    pub inserted: u64,
+    /// Rows that have changed.
+    pub updated: u64,
+    /// Rows that are gone.
+    pub removed: u64,
+    /// Conflicts found and settled by a policy or resolver.
+    pub settled: u64,
+    /// Conflicts found that wait for somebody.
+    pub conflicts: u64,
+}
+
+/// What a purge has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PurgeReport {
+    /// Rows that are gone from this device.
+    pub rows: u64,
+    /// Unsent changes that were dropped with them; 0 unless the purge was forced.
+    pub dropped: u64,
+}
