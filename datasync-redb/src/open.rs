@@ -1,0 +1,217 @@
+//! Opening a file without touching one that is not ours.
+//!
+//! A file is looked at before redb may write to it: its first bytes, then its meta row. If it was not closed (after a
+//! kill) redb would repair it first; then the repair is tried on an overlay in memory, and the file itself is opened
+//! only if what comes out is one of our stores.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use datasync_core::store::{StoreError, StoreErrorKind};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, TableError};
+
+use crate::{
+    error::{corrupted, failed, opening},
+    store::{FORMAT, META, META_FORMAT},
+};
+
+/// What every file of redb begins with.
+const MAGIC: [u8; 9] = [b'r', b'e', b'd', b'b', 0x1a, 0x0a, 0xa9, 0x0d, 0x0a];
+/// The size of the pages that the overlay keeps.
+const PAGE: u64 = 4096;
+
+fn builder(cache: usize) -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(cache);
+    builder
+}
+
+pub(crate) fn file(path: &Path, cache: usize) -> Result<Database, StoreError> {
+    let io = |error: io::Error| {
+        let message = format!("the file of the store cannot be opened: {error}");
+        StoreError::new(StoreErrorKind::Io, message).with_source(error)
+    };
+    let length = match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {
+            return Err(StoreError::new(StoreErrorKind::NotAStore, "the path of the store is a folder"));
+        }
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(io(error)),
+    };
+    if length > 0 {
+        look(path, cache, length)?;
+    }
+    let database = builder(cache).create(path).map_err(opening)?;
+    check(&database, length == 0)?;
+    Ok(database)
+}
+
+pub(crate) fn backend(backend: impl StorageBackend, cache: usize) -> Result<Database, StoreError> {
+    let length = backend.len().map_err(|error| {
+        StoreError::new(StoreErrorKind::Io, format!("the storage cannot be read: {error}")).with_source(error)
+    })?;
+    let database = builder(cache).create_with_backend(backend).map_err(opening)?;
+    check(&database, length == 0)?;
+    Ok(database)
+}
+
+/// Looks at an existing file without writing to it.
+fn look(path: &Path, cache: usize, length: u64) -> Result<(), StoreError> {
+    let io = |error: io::Error| {
+        let message = format!("the file of the store cannot be read: {error}");
+        StoreError::new(StoreErrorKind::Io, message).with_source(error)
+    };
+    let mut file = File::open(path).map_err(io)?;
+    let mut magic = [0; MAGIC.len()];
+    match file.read_exact(&mut magic) {
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(io(error)),
+        Ok(()) if magic == MAGIC => {}
+        _ if length < MAGIC.len() as u64 && MAGIC.starts_with(&magic[..length as usize]) => {
+            return Err(corrupted("the file is cut short"));
+        }
+        _ => return Err(StoreError::new(StoreErrorKind::NotAStore, "the file is not a store: choose another path")),
+    }
+    match builder(cache).open_read_only(path) {
+        Ok(database) => check(&database, false),
+        Err(DatabaseError::RepairAborted) => {
+            let overlay = Overlay::new(OpenOptions::new().read(true).open(path).map_err(io)?, length);
+            let database = builder(cache).create_with_backend(overlay).map_err(opening)?;
+            check(&database, false)
+        }
+        Err(error) => Err(opening(error)),
+    }
+}
+
+/// Checks that a database is one of our stores. A database of a file that was not there yet has nothing to check.
+fn check(database: &impl ReadableDatabase, fresh: bool) -> Result<(), StoreError> {
+    if fresh {
+        return Ok(());
+    }
+    let foreign = || StoreError::new(StoreErrorKind::NotAStore, "the file is a redb database, but not a store");
+    let read = database.begin_read().map_err(failed)?;
+    let format = match read.open_table(META) {
+        Ok(meta) => meta.get(META_FORMAT).map_err(failed)?,
+        Err(TableError::TableDoesNotExist(_)) if read.list_tables().map_err(failed)?.next().is_none() => return Ok(()),
+        Err(
+            TableError::TableDoesNotExist(_)
+            | TableError::TableTypeMismatch { .. }
+            | TableError::TableIsMultimap(_)
+            | TableError::TypeDefinitionChanged { .. },
+        ) => return Err(foreign()),
+        Err(error) => return Err(failed(error)),
+    };
+    match format.as_ref().map(|format| format.value()) {
+        Some(format) if format == FORMAT => Ok(()),
+        Some([magic @ .., _]) if FORMAT.starts_with(magic) && magic.len() + 1 == FORMAT.len() => {
+            let message = "the store was written by a newer release: update the app";
+            Err(StoreError::new(StoreErrorKind::NewerFormat, message))
+        }
+        _ => Err(foreign()),
+    }
+}
+
+/// A file that is only read, and what would have been written to it.
+#[derive(Debug)]
+struct Overlay(Mutex<Layers>);
+
+#[derive(Debug)]
+struct Layers {
+    file: File,
+    file_length: u64,
+    length: u64,
+    written: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Overlay {
+    fn new(file: File, length: u64) -> Overlay {
+        Overlay(Mutex::new(Layers { file, file_length: length, length, written: BTreeMap::new() }))
+    }
+
+    fn layers(&self) -> MutexGuard<'_, Layers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Layers {
+    /// The page that begins at `start`, as it was last written.
+    fn page(&mut self, start: u64) -> io::Result<Vec<u8>> {
+        if let Some(page) = self.written.get(&start) {
+            return Ok(page.clone());
+        }
+        let mut page = vec![0; PAGE as usize];
+        let there = self.file_length.saturating_sub(start).min(PAGE) as usize;
+        if let Some(part) = page.get_mut(..there) {
+            self.file.seek(SeekFrom::Start(start))?;
+            self.file.read_exact(part)?;
+        }
+        Ok(page)
+    }
+
+    /// Calls `each` with every page that the range touches, where the range begins in it, and where it ends.
+    fn pages(
+        &mut self,
+        offset: u64,
+        length: u64,
+        mut each: impl FnMut(&mut Layers, u64, usize, usize) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let end = offset + length;
+        let mut at = offset;
+        while at < end {
+            let start = at - at % PAGE;
+            let to = end.min(start + PAGE);
+            each(self, start, (at - start) as usize, (to - start) as usize)?;
+            at = to;
+        }
+        Ok(())
+    }
+}
+
+impl StorageBackend for Overlay {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.layers().length)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut layers = self.layers();
+        if offset + out.len() as u64 > layers.length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut done = 0;
+        layers.pages(offset, out.len() as u64, |layers, start, from, to| {
+            let page = layers.page(start)?;
+            out[done..done + (to - from)].copy_from_slice(&page[from..to]);
+            done += to - from;
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        let mut layers = self.layers();
+        layers.length = length;
+        layers.file_length = layers.file_length.min(length);
+        layers.written.retain(|start, _| *start < length);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut layers = self.layers();
+        let mut done = 0;
+        layers.pages(offset, data.len() as u64, |layers, start, from, to| {
+            let mut page = layers.page(start)?;
+            page[from..to].copy_from_slice(&data[done..done + (to - from)]);
+            done += to - from;
+            layers.written.insert(start, page);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,614 @@
+//! The store: what is where in the file, and how a batch becomes one transaction.
+//!
+//! | table | key | value |
+//! | --- | --- | --- |
+//! | `meta` | a name | the format; the last commit |
+//! | `rows` | account, table, id | the row, its entries in indexes and its places in the queue |
+//! | `index` | number of the index, account, index key, id | – |
+//! | `queue` | place | account, table, id |
+//! | `tokens` | account, table, scope | the token |
+//! | `losers` | id | the settled loser |
+//! | `indexes` | text of an index, with its table | its number |
+//! | `indexed` | table | the texts of the indexes that its rows are in |
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Bound,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use async_trait::async_trait;
+use datasync_core::{
+    executor::{BlockingExecutor, run_blocking},
+    row::{Row, RowKey, SettledLoser},
+    store::{
+        Cursor, DeltaToken, Direction, Head, OperationsRequest, QueuedOperation, RowWrite, ScanPage, ScanRequest,
+        ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
+    },
+};
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction,
+};
+use uuid::Uuid;
+
+use crate::{
+    codec,
+    config::RedbBuilder,
+    error::{corrupted, failed},
+    keys,
+    wire::{Reader, Writer},
+};
+
+type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+pub(crate) const META: Definition = TableDefinition::new("meta");
+const ROWS: Definition = TableDefinition::new("rows");
+const INDEX: Definition = TableDefinition::new("index");
+const QUEUE: Definition = TableDefinition::new("queue");
+const TOKENS: Definition = TableDefinition::new("tokens");
+const LOSERS: Definition = TableDefinition::new("losers");
+const INDEXES: Definition = TableDefinition::new("indexes");
+const INDEXED: Definition = TableDefinition::new("indexed");
+const ALL: [Definition; 8] = [META, ROWS, INDEX, QUEUE, TOKENS, LOSERS, INDEXES, INDEXED];
+
+pub(crate) const META_FORMAT: &[u8] = b"format";
+/// The name of the format, and its number in the last byte.
+pub(crate) const FORMAT: &[u8] = b"datasync store \x01";
+const META_HEAD: &[u8] = b"head";
+
+/// A store in one file.
+#[derive(Clone)]
+pub struct RedbStore {
+    shared: Arc<Shared>,
+    executor: Arc<dyn BlockingExecutor>,
+}
+
+impl fmt::Debug for RedbStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedbStore").field("executor", &self.executor).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    /// `None` once the store is closed.
+    database: RwLock<Option<Database>>,
+    /// The numbers of the indexes, by table and text.
+    indexes: RwLock<BTreeMap<Vec<u8>, u32>>,
+}
+
+impl RedbStore {
+    /// Opens the store in the file `path`, or makes it. See [`RedbBuilder::open`] for the errors.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn open(path: impl AsRef<std::path::Path>) -> Result<RedbStore, StoreError> {
+        RedbStore::builder().open(path)
+    }
+
+    /// Opens a store with options.
+    pub fn builder() -> RedbBuilder {
+        RedbBuilder::default()
+    }
+
+    pub(crate) fn new(database: Database, executor: Arc<dyn BlockingExecutor>) -> RedbStore {
+        let shared = Shared { database: RwLock::new(Some(database)), indexes: RwLock::default() };
+        RedbStore { shared: Arc::new(shared), executor }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        lost: StoreErrorKind,
+        work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let done = run_blocking(&*self.executor, move || work(&shared)).await;
+        done.unwrap_or_else(|| Err(StoreError::new(lost, "the thread that worked on the store ended early")))
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared, &ReadTransaction) -> Result<Option<T>, StoreError> + Send + 'static,
+    ) -> Result<Option<T>, StoreError> {
+        let read = |shared: &Shared| {
+            shared.with(|database| {
+                let transaction = database.begin_read().map_err(failed)?;
+                work(shared, &transaction)
+            })
+        };
+        self.blocking(StoreErrorKind::Io, read).await
+    }
+}
+
+impl Shared {
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        match &*database {
+            Some(database) => work(database),
+            None => Err(StoreError::new(StoreErrorKind::Closed, "the store has been closed: open it again")),
+        }
+    }
+
+    fn index_number(&self, table: &str, index: &str) -> Option<u32> {
+        let indexes = self.indexes.read().unwrap_or_else(PoisonError::into_inner);
+        indexes.get(&index_name(table, index)).copied()
+    }
+}
+
+fn index_name(table: &str, index: &str) -> Vec<u8> {
+    let mut name = keys::table("", table);
+    name.extend_from_slice(index.as_bytes());
+    name
+}
+
+/// A table for reading. Before the first `open` a store has none.
+macro_rules! table {
+    ($transaction:expr, $definition:expr) => {
+        match $transaction.open_table($definition) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        }
+    };
+}
+
+fn encode_head(head: &Head) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.number(head.number);
+    out.0.extend(head.id.as_bytes());
+    out.number(head.generation);
+    out.0
+}
+
+fn decode_head(bytes: &[u8]) -> Result<Head, StoreError> {
+    let mut reader = Reader(bytes);
+    let number = reader.number()?;
+    let id = Uuid::from_slice(reader.take(16)?).map_err(|_| corrupted("the head has no id"))?;
+    Ok(Head { number, id, generation: reader.number()?, last_place: 0 })
+}
+
+fn encode_spec(spec: &TableSpec) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.number(spec.indexes.len() as u64);
+    spec.indexes.iter().for_each(|index| out.text(index));
+    out.0
+}
+
+#[async_trait]
+impl Store for RedbStore {
+    async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Arc<str>>, StoreError> {
+        let tables = tables.to_vec();
+        self.blocking(StoreErrorKind::Io, move |shared| shared.with(|database| open(shared, database, &tables))).await
+    }
+
+    async fn head(&self) -> Result<Head, StoreError> {
+        let head = self.read(|_, transaction| {
+            let meta = table!(transaction, META);
+            let mut head = match meta.get(META_HEAD).map_err(failed)? {
+                Some(bytes) => decode_head(bytes.value())?,
+                None => Head::default(),
+            };
+            let queue = table!(transaction, QUEUE);
+            if let Some((place, _)) = queue.last().map_err(failed)? {
+                head.last_place = read_place(place.value())?;
+            }
+            Ok(Some(head))
+        });
+        Ok(head.await?.unwrap_or_default())
+    }
+
+    async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, StoreError> {
+        let wanted: Vec<Vec<u8>> = keys.iter().map(keys::row).collect();
+        let count = wanted.len();
+        let rows = self.read(move |_, transaction| {
+            let rows = table!(transaction, ROWS);
+            let get = |key: &Vec<u8>| match rows.get(key.as_slice()).map_err(failed)? {
+                Some(row) => codec::decode_row(row.value()).map(Some),
+                None => Ok(None),
+            };
+            wanted.iter().map(get).collect::<Result<Vec<_>, _>>().map(Some)
+        });
+        Ok(rows.await?.unwrap_or_else(|| vec![None; count]))
+    }
+
+    async fn scan(&self, request: &ScanRequest) -> Result<ScanPage, StoreError> {
+        let request = request.clone();
+        let page = self.read(move |shared, transaction| match &request.index {
+            None => scan_ids(&request, transaction),
+            Some(index) => scan_index(shared, &request, index, transaction),
+        });
+        Ok(page.await?.unwrap_or_default())
+    }
+
+    async fn operations(&self, request: &OperationsRequest) -> Result<Vec<QueuedOperation>, StoreError> {
+        let request = request.clone();
+        let found = self.read(move |_, transaction| {
+            let queue = table!(transaction, QUEUE);
+            let rows = table!(transaction, ROWS);
+            let mut found = Vec::new();
+            let from = request.after.to_be_bytes();
+            let range = (Bound::Excluded(from.as_slice()), Bound::Unbounded);
+            for entry in queue.range::<&[u8]>(range).map_err(failed)? {
+                if found.len() >= request.limit {
+                    break;
+                }
+                let (place, key) = entry.map_err(failed)?;
+                let (place, row_key) = (read_place(place.value())?, keys::read_row(key.value())?);
+                let wanted = request.tables.as_ref().is_none_or(|tables| tables.contains(&row_key.table));
+                if !wanted || row_key.account != request.account {
+                    continue;
+                }
+                let row = rows.get(key.value()).map_err(failed)?;
+                let row = row.ok_or_else(|| corrupted("a queued operation has no row"))?;
+                let operations = codec::decode_row(row.value())?.operations;
+                let operation = operations.into_iter().find(|operation| operation.place == place);
+                let operation = operation.ok_or_else(|| corrupted("a place of the queue has no operation"))?;
+                found.push(QueuedOperation { key: row_key, operation });
+            }
+            Ok(Some(found))
+        });
+        Ok(found.await?.unwrap_or_default())
+    }
+
+    async fn delta_token(&self, scope: &ScopeKey) -> Result<Option<DeltaToken>, StoreError> {
+        let key = keys::scope(scope);
+        self.read(move |_, transaction| {
+            let tokens = table!(transaction, TOKENS);
+            let token = tokens.get(key.as_slice()).map_err(failed)?;
+            token.map(|token| read_token(token.value())).transpose()
+        })
+        .await
+    }
+
+    async fn scopes(&self, account: &str, table: &str) -> Result<Vec<ScopeKey>, StoreError> {
+        let prefix = keys::table(account, table);
+        let scopes = self.read(move |_, transaction| {
+            let tokens = table!(transaction, TOKENS);
+            let mut scopes = Vec::new();
+            for entry in tokens.range::<&[u8]>(prefix.as_slice()..).map_err(failed)? {
+                let (key, _) = entry.map_err(failed)?;
+                if !key.value().starts_with(&prefix) {
+                    break;
+                }
+                scopes.push(keys::read_scope(key.value())?);
+            }
+            Ok(Some(scopes))
+        });
+        Ok(scopes.await?.unwrap_or_default())
+    }
+
+    async fn losers(&self, account: &str, after: Option<Uuid>, limit: usize) -> Result<Vec<SettledLoser>, StoreError> {
+        let account = account.to_owned();
+        let losers = self.read(move |_, transaction| {
+            let table = table!(transaction, LOSERS);
+            let after = after.map(Uuid::into_bytes);
+            let start = after.as_ref().map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_slice()));
+            let mut losers = Vec::new();
+            for entry in table.range::<&[u8]>((start, Bound::Unbounded)).map_err(failed)? {
+                if losers.len() >= limit {
+                    break;
+                }
+                let (id, value) = entry.map_err(failed)?;
+                let id = Uuid::from_slice(id.value()).map_err(|_| corrupted("a settled loser has no id"))?;
+                let loser = codec::decode_loser(id, value.value())?;
+                if loser.key.account.as_ref() == account {
+                    losers.push(loser);
+                }
+            }
+            Ok(Some(losers))
+        });
+        Ok(losers.await?.unwrap_or_default())
+    }
+
+    async fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        let work = move |shared: &Shared| shared.with(|database| commit(shared, database, &batch));
+        self.blocking(StoreErrorKind::OutcomeUnknown, work).await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.blocking(StoreErrorKind::Io, |shared| {
+            let database = shared.database.write().unwrap_or_else(PoisonError::into_inner).take();
+            database.map_or(Ok(()), |database| database.close().map_err(failed))
+        })
+        .await
+    }
+}
+
+fn read_place(bytes: &[u8]) -> Result<u64, StoreError> {
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| corrupted("a place of the queue is not a number"))
+}
+
+fn read_token(bytes: &[u8]) -> Result<DeltaToken, StoreError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| corrupted("a token is not UTF-8"))?;
+    Ok(DeltaToken(text.into()))
+}
+
+/// Makes tables and the numbers of new indexes, and says which tables are in other indexes than those given.
+fn open(shared: &Shared, database: &Database, specs: &[TableSpec]) -> Result<Vec<Arc<str>>, StoreError> {
+    let transaction = begin(database)?;
+    let mut outdated = Vec::new();
+    {
+        for definition in ALL {
+            transaction.open_table(definition).map_err(failed)?;
+        }
+        transaction.open_table(META).map_err(failed)?.insert(META_FORMAT, FORMAT).map_err(failed)?;
+        let mut numbers = transaction.open_table(INDEXES).map_err(failed)?;
+        let mut known = BTreeMap::new();
+        for entry in numbers.iter().map_err(failed)? {
+            let (name, number) = entry.map_err(failed)?;
+            known.insert(name.value().to_vec(), Reader(number.value()).small()?);
+        }
+        let mut indexed = transaction.open_table(INDEXED).map_err(failed)?;
+        let rows = transaction.open_table(ROWS).map_err(failed)?;
+        for spec in specs {
+            for index in &spec.indexes {
+                let next = known.len() as u32;
+                let name = index_name(&spec.table, index);
+                if !known.contains_key(&name) {
+                    let mut number = Writer::default();
+                    number.number(u64::from(next));
+                    numbers.insert(name.as_slice(), number.0.as_slice()).map_err(failed)?;
+                    known.insert(name, next);
+                }
+            }
+            let (key, value) = (spec.table.as_bytes(), encode_spec(spec));
+            let same = indexed.get(key).map_err(failed)?.is_some_and(|stored| stored.value() == value);
+            if same {
+                continue;
+            }
+            if has_rows(&rows, &spec.table)? {
+                outdated.push(Arc::clone(&spec.table));
+            } else {
+                indexed.insert(key, value.as_slice()).map_err(failed)?;
+            }
+        }
+        *shared.indexes.write().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+    transaction.commit().map_err(failed)?;
+    Ok(outdated)
+}
+
+fn has_rows(rows: &Table<'_, &'static [u8], &'static [u8]>, table: &str) -> Result<bool, StoreError> {
+    let prefix = keys::table(datasync_core::row::DEFAULT_ACCOUNT, table);
+    match rows.range::<&[u8]>(prefix.as_slice()..).map_err(failed)?.next() {
+        Some(entry) => Ok(entry.map_err(failed)?.0.value().starts_with(&prefix)),
+        None => Ok(false),
+    }
+}
+
+fn begin(database: &Database) -> Result<WriteTransaction, StoreError> {
+    let mut transaction = database.begin_write().map_err(failed)?;
+    transaction.set_durability(Durability::Immediate).map_err(failed)?;
+    Ok(transaction)
+}
+
+type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+fn prefixed(prefix: &[u8], bytes: &[u8]) -> Vec<u8> {
+    [prefix, bytes].concat()
+}
+
+fn as_slices(bounds: &Bounds) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (bounds.0.as_ref().map(Vec::as_slice), bounds.1.as_ref().map(Vec::as_slice))
+}
+
+fn scan_ids(request: &ScanRequest, transaction: &ReadTransaction) -> Result<Option<ScanPage>, StoreError> {
+    let rows = table!(transaction, ROWS);
+    let prefix = keys::table(&request.account, &request.table);
+    let mut low = match &request.range.0 {
+        Bound::Included(id) => Bound::Included(prefixed(&prefix, id)),
+        Bound::Excluded(id) => Bound::Excluded(prefixed(&prefix, id)),
+        Bound::Unbounded => Bound::Included(prefix.clone()),
+    };
+    let mut high = match &request.range.1 {
+        Bound::Included(id) => Bound::Included(prefixed(&prefix, id)),
+        Bound::Excluded(id) => Bound::Excluded(prefixed(&prefix, id)),
+        Bound::Unbounded => keys::behind(prefix.clone()).map_or(Bound::Unbounded, Bound::Excluded),
+    };
+    if let Some(after) = &request.after {
+        let after = Bound::Excluded(prefixed(&prefix, after.id.as_bytes()));
+        match request.direction {
+            Direction::Forward => low = after,
+            Direction::Backward => high = after,
+        }
+    }
+    let bounds = (low, high);
+    if is_empty(&bounds) {
+        return Ok(Some(ScanPage::default()));
+    }
+    let mut page = ScanPage::default();
+    let mut range = rows.range::<&[u8]>(as_slices(&bounds)).map_err(failed)?;
+    loop {
+        let entry = match request.direction {
+            Direction::Forward => range.next(),
+            Direction::Backward => range.next_back(),
+        };
+        let Some(entry) = entry else { return Ok(Some(page)) };
+        let (key, value) = entry.map_err(failed)?;
+        let Some(record) = codec::decode_record(value.value())? else { continue };
+        if page.records.len() == request.limit {
+            page.next = page.records.last().map(|(id, _)| Cursor { key: Vec::new(), id: Arc::clone(id) });
+            return Ok(Some(page));
+        }
+        let id = key.value().get(prefix.len()..).unwrap_or_default();
+        let id = std::str::from_utf8(id).map_err(|_| corrupted("an id is not UTF-8"))?;
+        page.records.push((id.into(), record));
+    }
+}
+
+/// redb takes a range whose start lies behind its end for a mistake of the program.
+fn is_empty(bounds: &Bounds) -> bool {
+    match bounds {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(low), Bound::Included(high)) => low > high,
+        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low >= high,
+    }
+}
+
+fn scan_index(
+    shared: &Shared,
+    request: &ScanRequest,
+    index: &str,
+    transaction: &ReadTransaction,
+) -> Result<Option<ScanPage>, StoreError> {
+    let Some(number) = shared.index_number(&request.table, index) else {
+        let message = format!("`{}` has no index `{index}`", request.table);
+        return Err(StoreError::new(StoreErrorKind::Unsupported, message));
+    };
+    let entries = table!(transaction, INDEX);
+    let rows = table!(transaction, ROWS);
+    let prefix = keys::index(number, &request.account);
+    // Every entry of a key begins with the key and its end; every entry of a greater key is behind all of those.
+    let whole = |key: &[u8]| prefixed(&prefixed(&prefix, &keys::escaped(key)), &[0, 1]);
+    let behind = |key: Vec<u8>| keys::behind(key).map_or(Bound::Unbounded, Bound::Included);
+    let mut low = match &request.range.0 {
+        Bound::Included(key) => Bound::Included(whole(key)),
+        Bound::Excluded(key) => behind(whole(key)),
+        Bound::Unbounded => Bound::Included(prefix.clone()),
+    };
+    let before = |key: Vec<u8>| keys::behind(key).map_or(Bound::Unbounded, Bound::Excluded);
+    let mut high = match &request.range.1 {
+        Bound::Included(key) => before(whole(key)),
+        Bound::Excluded(key) => Bound::Excluded(whole(key)),
+        Bound::Unbounded => before(prefix.clone()),
+    };
+    if let Some(after) = &request.after {
+        let after = Bound::Excluded(keys::entry(number, &request.account, &after.key, &after.id));
+        match request.direction {
+            Direction::Forward => low = after,
+            Direction::Backward => high = after,
+        }
+    }
+    let bounds = (low, high);
+    if is_empty(&bounds) {
+        return Ok(Some(ScanPage::default()));
+    }
+    let mut page = ScanPage::default();
+    let mut last = None;
+    let mut range = entries.range::<&[u8]>(as_slices(&bounds)).map_err(failed)?;
+    loop {
+        let entry = match request.direction {
+            Direction::Forward => range.next(),
+            Direction::Backward => range.next_back(),
+        };
+        let Some(entry) = entry else { return Ok(Some(page)) };
+        if page.records.len() == request.limit {
+            page.next = last;
+            return Ok(Some(page));
+        }
+        let (key, _) = entry.map_err(failed)?;
+        let (index_key, id) = keys::read_entry(key.value(), prefix.len())?;
+        let id: Arc<str> = id.into();
+        let (account, table) = (Arc::clone(&request.account), Arc::clone(&request.table));
+        let row_key = RowKey { account, table, id: Arc::clone(&id) };
+        let row = rows.get(keys::row(&row_key).as_slice()).map_err(failed)?;
+        let record = row.map(|row| codec::decode_record(row.value())).transpose()?.flatten();
+        let record = record.ok_or_else(|| corrupted("an entry of an index has no record"))?;
+        page.records.push((Arc::clone(&id), record));
+        last = Some(Cursor { key: index_key, id });
+    }
+}
+
+/// The one place that writes rows, operations and tokens: all of the batch, or nothing.
+fn commit(shared: &Shared, database: &Database, batch: &WriteBatch) -> Result<(), StoreError> {
+    let transaction = begin(database)?;
+    {
+        let mut meta = transaction.open_table(META).map_err(failed)?;
+        let mut head = match meta.get(META_HEAD).map_err(failed)? {
+            Some(bytes) => decode_head(bytes.value())?,
+            None => Head::default(),
+        };
+        if batch.number != head.number + 1 {
+            let message = format!("commit {} was wanted, but {} is next", batch.number, head.number + 1);
+            return Err(StoreError::new(StoreErrorKind::Superseded, message));
+        }
+        head.number = batch.number;
+        head.id = batch.id;
+        head.generation = batch.generation.unwrap_or(head.generation);
+        meta.insert(META_HEAD, encode_head(&head).as_slice()).map_err(failed)?;
+        meta.insert(META_FORMAT, FORMAT).map_err(failed)?;
+        write_rows(shared, &transaction, batch)?;
+        write_rest(&transaction, batch)?;
+    }
+    transaction.commit().map_err(|error| {
+        let message = format!("the commit failed, and may have happened: {error}");
+        StoreError::new(StoreErrorKind::OutcomeUnknown, message).with_source(error)
+    })
+}
+
+fn write_rows(shared: &Shared, transaction: &WriteTransaction, batch: &WriteBatch) -> Result<(), StoreError> {
+    let mut rows = transaction.open_table(ROWS).map_err(failed)?;
+    let mut index = transaction.open_table(INDEX).map_err(failed)?;
+    let mut queue = transaction.open_table(QUEUE).map_err(failed)?;
+    // In the order of the keys, which is the cheapest for a tree.
+    let mut writes = BTreeMap::new();
+    for write in &batch.rows {
+        let (RowWrite::Put { key, .. } | RowWrite::Remove { key }) = write;
+        writes.insert(keys::row(key), write);
+    }
+    let mut added = BTreeMap::new();
+    for (bytes, write) in &writes {
+        let before = match write {
+            RowWrite::Remove { .. } => rows.remove(bytes.as_slice()).map_err(failed)?,
+            RowWrite::Put { key, row, index_keys } => {
+                let mut numbered = Vec::with_capacity(index_keys.len());
+                for (name, index_key) in index_keys {
+                    let Some(number) = shared.index_number(&key.table, name) else {
+                        let message = format!("`{}` has no index `{name}`: open the store with it", key.table);
+                        return Err(StoreError::new(StoreErrorKind::Unsupported, message));
+                    };
+                    numbered.push((number, index_key));
+                    added.insert(keys::entry(number, &key.account, index_key, &key.id), None);
+                }
+                for operation in &row.operations {
+                    queue.insert(operation.place.to_be_bytes().as_slice(), bytes.as_slice()).map_err(failed)?;
+                }
+                let value = codec::encode_row(row, &numbered);
+                rows.insert(bytes.as_slice(), value.as_slice()).map_err(failed)?
+            }
+        };
+        let Some(before) = before else { continue };
+        let links = codec::decode_links(before.value())?;
+        let (RowWrite::Put { key, .. } | RowWrite::Remove { key }) = write;
+        for (number, index_key) in links.index_keys {
+            added.entry(keys::entry(number, &key.account, &index_key, &key.id)).or_insert(Some(()));
+        }
+        for place in links.places {
+            let kept = matches!(write, RowWrite::Put { row, .. } if row.operations.iter().any(|o| o.place == place));
+            if !kept {
+                queue.remove(place.to_be_bytes().as_slice()).map_err(failed)?;
+            }
+        }
+    }
+    for (entry, removed) in added {
+        match removed {
+            None => index.insert(entry.as_slice(), [].as_slice()).map_err(failed)?,
+            Some(()) => index.remove(entry.as_slice()).map_err(failed)?,
+        };
+    }
+    Ok(())
+}
+
+fn write_rest(transaction: &WriteTransaction, batch: &WriteBatch) -> Result<(), StoreError> {
+    let mut tokens = transaction.open_table(TOKENS).map_err(failed)?;
+    for (scope, token) in &batch.tokens {
+        let key = keys::scope(scope);
+        match token {
+            Some(token) => tokens.insert(key.as_slice(), token.0.as_bytes()).map_err(failed)?,
+            None => tokens.remove(key.as_slice()).map_err(failed)?,
+        };
+    }
+    let mut losers = transaction.open_table(LOSERS).map_err(failed)?;
+    for id in &batch.remove_losers {
+        losers.remove(id.as_bytes().as_slice()).map_err(failed)?;
+    }
+    for loser in &batch.add_losers {
+        losers.insert(loser.id.as_bytes().as_slice(), codec::encode_loser(loser).as_slice()).map_err(failed)?;
+    }
+    let mut indexed = transaction.open_table(INDEXED).map_err(failed)?;
+    for spec in &batch.indexed {
+        indexed.insert(spec.table.as_bytes(), encode_spec(spec).as_slice()).map_err(failed)?;
+    }
+    Ok(())
+}
