@@ -1,1 +1,26 @@
-//! The HTTP transport of Datasync for Rust: a sans-I/O codec, and clients behind one small seam.
+//! The HTTP transport of Datasync for Rust.
+//!
+//! ```
+//! use datasync_http::HttpTransport;
+//! let transport = HttpTransport::new("http://localhost:8080")?;
+//! # let _ = transport;
+//! # Ok::<(), datasync_http::HttpConfigError>(())
+//! ```
+//!
+//! The protocol is a codec that does no I/O: requests out, responses in. Beneath it lies one small seam,
+//! [`Exchange`]; the client behind it is [`surf`], with an `HttpClient` of ours over `reqwest`. It runs on the tokio
+//! runtime that is current, on a handle given to the builder, or else on one worker thread of its own.
+//!
+//! This release has no TLS of its own: for `https` give the builder a `surf::Client` that has it.
+
+mod codec;
+mod config;
+mod exchange;
+mod reqwest_client;
+mod retry;
+mod surf_client;
+mod transport;
+
+pub use config::{HttpConfigError, HttpTransportBuilder};
+pub use exchange::{Exchange, ExchangeError, ExchangeErrorKind, HttpRequest, HttpResponse, Method};
+pub use transport::HttpTransport;

@@ -1,0 +1,194 @@
+//! The pages of a pull from a service that has `updatedAt` and nothing more: a keyset, and never `$skip`.
+//!
+//! T is the stamp of the last row received, in milliseconds, and never goes back within a pull.
+//!
+//! | step | asks | goes on |
+//! | --- | --- | --- |
+//! | ordinary | `updatedAt ge T−1ms`, by (updatedAt, id) | complete: nulls, or the end; a row later than T: ordinary; else: window |
+//! | window | `[T−1ms, T+1ms)` and `id gt I`, by id | complete: ordinary from exactly T+1ms; else: window behind its last id |
+//! | nulls | `updatedAt eq null` and `id gt I`, by id | complete: the end; else: behind its last id |
+//!
+//! A page is complete if it has no next link and fewer rows than were asked for.
+//!
+//! | what may go wrong | why nothing is skipped |
+//! | --- | --- |
+//! | the service shows milliseconds and stores more | a stamp shown as T was stored in `[T−1ms, T+1ms)`, cut or rounded |
+//! | rows with equal stamps | T−1ms asks for all of them again; a full page of them is walked by id |
+//! | a row changes, is deleted or comes while paging | it gets a later stamp, and ordinary pages go on to the latest |
+//! | a row is written with the stamp T behind the walk | while the service's clock is within 2 s of T, the next pull begins at T again |
+//! | rows without a stamp | they match no `ge`: they are walked by id at the first pull, and later if there were any |
+//! | the pull is cut | the token of a page is the state behind it |
+
+use datasync_core::{
+    query::{BinaryOp, Expr, Literal, OrderBy, QueryDescription},
+    schema::{ID, UPDATED_AT},
+    store::DeltaToken,
+    transport::{TransportError, TransportErrorKind},
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::response::RawPage;
+
+/// How long rows may still be written with the stamp of a row that was read, in milliseconds.
+const SETTLED_AFTER: i64 = 2_000;
+/// 0001-01-01, the earliest time that the originals know.
+const EARLIEST: i64 = -62_135_596_800_000;
+
+/// How far a pull is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Step {
+    /// From this stamp on.
+    From(i64),
+    /// The window around a stamp, behind an id.
+    Window { around: i64, behind: String },
+    /// Rows without a stamp, behind an id.
+    Nulls { behind: String },
+}
+
+/// What a token says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// The version of this encoding.
+    v: u8,
+    /// The latest stamp received.
+    mark: Option<i64>,
+    /// Where the next pull must begin although it is before the mark.
+    floor: Option<i64>,
+    /// Whether rows without a stamp are to be asked for: at the first pull, and later if there were any.
+    nulls: bool,
+    /// Where a pull under way goes on.
+    step: Option<Step>,
+}
+
+const VERSION: u8 = 1;
+
+impl Position {
+    fn start() -> Position {
+        Position { v: VERSION, mark: None, floor: None, nulls: true, step: None }
+    }
+
+    /// Reads a token; none is the start of the first pull.
+    pub(crate) fn read(token: Option<&DeltaToken>) -> Result<Position, TransportError> {
+        let Some(token) = token else { return Ok(Position::start()) };
+        match serde_json::from_str(&token.0) {
+            Ok(position @ Position { v: VERSION, .. }) => Ok(position),
+            _ => Err(TransportError::new(
+                TransportErrorKind::Protocol,
+                "the delta token was made by another transport or release: purge the table and pull again",
+            )),
+        }
+    }
+
+    pub(crate) fn token(&self) -> Result<DeltaToken, TransportError> {
+        let text = serde_json::to_string(self).map_err(|error| {
+            TransportError::new(TransportErrorKind::Protocol, "the delta token cannot be written").with_source(error)
+        })?;
+        Ok(DeltaToken(text.into()))
+    }
+
+    fn step(&self) -> Step {
+        self.step.clone().unwrap_or_else(|| {
+            let begin = self.floor.or(self.mark);
+            Step::From(begin.map_or(EARLIEST, |stamp| stamp - 1))
+        })
+    }
+
+    /// The query of the next page.
+    pub(crate) fn query(&self, query: &QueryDescription, top: u32, first: bool) -> QueryDescription {
+        let by_id = vec![OrderBy { field: ID.to_owned(), descending: false }];
+        let (condition, order) = match self.step() {
+            Step::From(stamp) => {
+                let by_stamp = OrderBy { field: UPDATED_AT.to_owned(), descending: false };
+                (stamped(BinaryOp::Ge, stamp), [vec![by_stamp], by_id].concat())
+            }
+            Step::Window { around, behind } => {
+                let window = and(stamped(BinaryOp::Ge, around - 1), stamped(BinaryOp::Lt, around + 1));
+                (behind_id(window, &behind), by_id)
+            }
+            Step::Nulls { behind } => {
+                let null = compare(UPDATED_AT, BinaryOp::Eq, Literal::Null);
+                (behind_id(null, &behind), by_id)
+            }
+        };
+        let filter = match &query.filter {
+            Some(filter) => and(filter.clone(), condition),
+            None => condition,
+        };
+        let (filter, top) = (Some(filter), Some(u64::from(top)));
+        QueryDescription { filter, order, skip: 0, top, select: Vec::new(), count: first }
+    }
+
+    /// The position behind a page, and whether the pull goes on.
+    pub(crate) fn behind(&self, page: &RawPage, top: u32) -> Result<(Position, bool), TransportError> {
+        let mut next = self.clone();
+        let complete = page.next_link.is_none() && page.rows.len() < top as usize;
+        let last_id = page.rows.last().map(|row| row.id.as_ref().to_owned());
+        let stuck = || {
+            let message = "the service answers the same page again and again";
+            TransportError::new(TransportErrorKind::Protocol, message)
+        };
+        let latest = page.rows.iter().filter_map(|row| row.record.updated_at).map(millis).max();
+        next.mark = self.mark.max(latest);
+        if self.step.is_none() {
+            // A new pull: it began at the floor, and its own windows set the next one.
+            next.floor = None;
+        }
+        next.step = match self.step() {
+            Step::From(_) if complete => self.nulls.then(|| Step::Nulls { behind: String::new() }),
+            Step::From(from) => match latest {
+                None => return Err(stuck()),
+                // The page began at T−1ms, or at T+1ms behind a window: whatever is later than T is progress.
+                Some(latest) if latest > from + 1 => Some(Step::From(latest - 1)),
+                Some(latest) => Some(Step::Window { around: latest, behind: String::new() }),
+            },
+            Step::Window { around, behind } => {
+                let fresh = page.date.is_none_or(|now| millis(now) < around + SETTLED_AFTER);
+                if behind.is_empty() && fresh {
+                    next.floor = Some(next.floor.map_or(around, |floor| floor.min(around)));
+                }
+                match last_id {
+                    _ if complete => Some(Step::From(around + 1)),
+                    Some(id) if id != behind => Some(Step::Window { around, behind: id }),
+                    _ => return Err(stuck()),
+                }
+            }
+            Step::Nulls { behind } => {
+                next.nulls = !behind.is_empty() || !page.rows.is_empty();
+                match last_id {
+                    _ if complete => None,
+                    Some(id) if id != behind => Some(Step::Nulls { behind: id }),
+                    _ => return Err(stuck()),
+                }
+            }
+        };
+        let more = next.step.is_some();
+        Ok((next, more))
+    }
+}
+
+fn millis(time: Timestamp) -> i64 {
+    time.as_nanosecond().div_euclid(1_000_000) as i64
+}
+
+fn compare(field: &str, op: BinaryOp, value: Literal) -> Expr {
+    Expr::binary(op, Expr::Field(field.to_owned()), Expr::Literal(value))
+}
+
+fn and(one: Expr, other: Expr) -> Expr {
+    Expr::binary(BinaryOp::And, one, other)
+}
+
+fn stamped(op: BinaryOp, stamp: i64) -> Expr {
+    // Stamps come from timestamps, or are a millisecond beside one.
+    let time = Timestamp::from_millisecond(stamp).unwrap_or(Timestamp::MIN);
+    compare(UPDATED_AT, op, Literal::Timestamp(time))
+}
+
+fn behind_id(condition: Expr, id: &str) -> Expr {
+    match id {
+        "" => condition,
+        id => and(condition, compare(ID, BinaryOp::Gt, Literal::Text(id.to_owned()))),
+    }
+}

@@ -1,0 +1,264 @@
+//! Responses: what each status means (PROTOCOL, status codes), and rows whose bodies keep their bytes.
+
+use std::{borrow::Cow, time::Duration};
+
+use datasync_core::{
+    row::{Body, Record},
+    transport::{PushOutcome, ServiceRow, TransportError, TransportErrorKind},
+};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use crate::exchange::{ExchangeError, ExchangeErrorKind, HttpResponse};
+
+/// The longest reason that is taken from an answer, in characters.
+const MAX_REASON: usize = 200;
+
+/// The fields of a row that the service owns.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct System<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    version: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    updated_at: Option<Cow<'a, str>>,
+    #[serde(default)]
+    deleted: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    items: Option<Vec<&'a RawValue>>,
+    #[serde(default)]
+    count: Option<i64>,
+    #[serde(borrow, default)]
+    next_link: Option<Cow<'a, str>>,
+}
+
+/// A page as it came.
+#[derive(Debug)]
+pub(crate) struct RawPage {
+    pub(crate) rows: Vec<ServiceRow>,
+    pub(crate) count: Option<u64>,
+    pub(crate) next_link: Option<String>,
+    /// The service's time.
+    pub(crate) date: Option<Timestamp>,
+}
+
+fn row(json: &[u8]) -> Option<ServiceRow> {
+    let system: System<'_> = serde_json::from_slice(json).ok()?;
+    if system.id.is_empty() {
+        return None;
+    }
+    let record = Record {
+        body: Body::from(json),
+        version: system.version.filter(|version| !version.is_empty()).map(Cow::into_owned),
+        updated_at: system.updated_at.and_then(|text| text.parse().ok()),
+        deleted: system.deleted.unwrap_or(false),
+    };
+    Some(ServiceRow { id: system.id.into(), record })
+}
+
+fn protocol(message: &str) -> TransportError {
+    TransportError::new(TransportErrorKind::Protocol, message)
+}
+
+pub(crate) fn page(response: &HttpResponse) -> Result<RawPage, TransportError> {
+    if response.status != 200 {
+        return Err(failure(response));
+    }
+    let envelope: Envelope<'_> = serde_json::from_slice(&response.body)
+        .map_err(|error| protocol("the answer to a query is not a page").with_source(error))?;
+    let rows =
+        envelope.items.unwrap_or_default().into_iter().map(|item| {
+            row(item.get().as_bytes()).ok_or_else(|| protocol("a row of a page is not an object with an id"))
+        });
+    Ok(RawPage {
+        rows: rows.collect::<Result<_, _>>()?,
+        count: envelope.count.and_then(|count| u64::try_from(count).ok()),
+        next_link: envelope.next_link.filter(|link| !link.is_empty()).map(Cow::into_owned),
+        date: response.header("date").and_then(date),
+    })
+}
+
+/// The answer to the read of one row.
+pub(crate) fn read(response: &HttpResponse, id: &str) -> Result<Option<ServiceRow>, TransportError> {
+    match response.status {
+        200 => match row(&response.body) {
+            Some(row) if row.id.as_ref() == id => Ok(Some(row)),
+            _ => Err(protocol("the answer to the read of a row is not that row")),
+        },
+        404 | 410 => Ok(None),
+        _ => Err(failure(response)),
+    }
+}
+
+/// The answer to a change.
+pub(crate) fn outcome(response: &HttpResponse, id: &str) -> PushOutcome {
+    let copy = || row(&response.body).filter(|row| row.id.as_ref() == id);
+    match response.status {
+        200 | 201 | 204 => PushOutcome::Applied(copy()),
+        404 => PushOutcome::NotFound,
+        409 | 412 => PushOutcome::Conflict(copy()),
+        410 => PushOutcome::Gone,
+        _ => PushOutcome::Failed(failure(response)),
+    }
+}
+
+/// The error that a status stands for.
+pub(crate) fn failure(response: &HttpResponse) -> TransportError {
+    let status = response.status;
+    let kind = match status {
+        401 => TransportErrorKind::Unauthenticated,
+        403 => TransportErrorKind::Forbidden,
+        408 | 425 | 429 => TransportErrorKind::Throttled,
+        400..=499 => TransportErrorKind::Rejected,
+        500..=599 => TransportErrorKind::Server,
+        300..=399 => {
+            let message = format!("the service answered {status}, a redirect, which is not followed");
+            return protocol(&message).with_status(status);
+        }
+        _ => return protocol(&format!("the service answered {status}")).with_status(status),
+    };
+    let message = match reason(&response.body) {
+        Some(reason) => format!("the service answered {status}: {reason}"),
+        None => format!("the service answered {status}"),
+    };
+    let wait = response.header("retry-after").and_then(|value| wait(value, response.header("date").and_then(date)));
+    TransportError::new(kind, message).with_status(status).with_retry_after(wait)
+}
+
+/// The service's words: a JSON text, a list of validation messages, or a problem's title. Never what may be an entity.
+fn reason(body: &[u8]) -> Option<String> {
+    let message = |value: &Value| Some(value.get("errorMessage")?.as_str()?.to_owned());
+    let text = match serde_json::from_slice(body).ok()? {
+        Value::String(text) => text,
+        Value::Array(items) => items.iter().filter_map(message).collect::<Vec<_>>().join("; "),
+        Value::Object(problem) if !problem.contains_key("id") => {
+            let words = ["title", "detail"].iter().filter_map(|name| problem.get(*name)?.as_str());
+            words.collect::<Vec<_>>().join(": ")
+        }
+        _ => return None,
+    };
+    let text: String = text.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
+    (!text.is_empty()).then_some(text)
+}
+
+fn date(value: &str) -> Option<Timestamp> {
+    Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()
+}
+
+/// `Retry-After`: seconds, or a date that is measured from the service's own.
+fn wait(value: &str, now: Option<Timestamp>) -> Option<Duration> {
+    if let Ok(seconds) = value.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let seconds = date(value)?.as_second() - now?.as_second();
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
+/// The error of a request that got no response.
+pub(crate) fn broken(error: ExchangeError) -> TransportError {
+    let kind = match error.kind() {
+        ExchangeErrorKind::Connect => TransportErrorKind::Connect,
+        ExchangeErrorKind::Interrupted => TransportErrorKind::Interrupted,
+        ExchangeErrorKind::TooLarge => TransportErrorKind::Protocol,
+    };
+    TransportError::new(kind, error.to_string()).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(status: u16, body: &str) -> HttpResponse {
+        HttpResponse { status, headers: Vec::new(), body: body.as_bytes().to_vec() }
+    }
+
+    #[test]
+    fn every_status_of_the_protocol_has_one_meaning() {
+        let entity = r#"{"id":"1","version":"AQ==","updatedAt":"2024-01-02T03:04:05.678Z","title":"x"}"#;
+        for (status, body, expected) in [
+            (200, entity, "applied with copy"),
+            (201, entity, "applied with copy"),
+            (204, "", "applied"),
+            (200, "not json", "applied"),
+            (200, r#"{"id":"2"}"#, "applied"),
+            (409, entity, "conflict with copy"),
+            (412, entity, "conflict with copy"),
+            (412, "", "conflict"),
+            (404, "", "not found"),
+            (410, "", "gone"),
+            (400, "\"no\"", "Rejected"),
+            (401, "", "Unauthenticated"),
+            (403, "", "Forbidden"),
+            (405, "", "Rejected"),
+            (408, "", "Throttled"),
+            (413, "", "Rejected"),
+            (415, "", "Rejected"),
+            (422, "", "Rejected"),
+            (425, "", "Throttled"),
+            (428, "", "Rejected"),
+            (429, "", "Throttled"),
+            (451, "", "Rejected"),
+            (500, "", "Server"),
+            (503, "", "Server"),
+            (520, "", "Server"),
+            (302, "", "Protocol"),
+            (101, "", "Protocol"),
+        ] {
+            let found = match outcome(&response(status, body), "1") {
+                PushOutcome::Applied(Some(_)) => "applied with copy".to_owned(),
+                PushOutcome::Applied(None) => "applied".to_owned(),
+                PushOutcome::Conflict(Some(_)) => "conflict with copy".to_owned(),
+                PushOutcome::Conflict(None) => "conflict".to_owned(),
+                PushOutcome::NotFound => "not found".to_owned(),
+                PushOutcome::Gone => "gone".to_owned(),
+                PushOutcome::Failed(error) => format!("{:?}", error.kind()),
+            };
+            assert_eq!(found, expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_page_keeps_the_bytes_of_its_rows() {
+        let body = r#"{"items":[{"id":"1","x": 1.10 ,"deleted":true}],"count":7,"nextLink":"$skip=1"}"#;
+        let page = page(&response(200, body)).unwrap();
+        assert_eq!(page.rows[0].record.body.as_bytes(), br#"{"id":"1","x": 1.10 ,"deleted":true}"#);
+        assert!(page.rows[0].record.deleted);
+        assert_eq!((page.count, page.next_link.as_deref()), (Some(7), Some("$skip=1")));
+    }
+
+    #[test]
+    fn members_of_a_page_may_be_missing_but_rows_have_ids() {
+        let empty = page(&response(200, r#"{"nextLink":"abc"}"#)).unwrap();
+        assert_eq!((empty.rows.len(), empty.next_link.as_deref()), (0, Some("abc")));
+        assert!(page(&response(200, r#"{"items":[],"count":null,"nextLink":""}"#)).unwrap().next_link.is_none());
+        for body in ["", "[]", r#"{"items":[1]}"#, r#"{"items":[{"x":1}]}"#, r#"{"items":[{"id":""}]}"#] {
+            assert_eq!(page(&response(200, body)).unwrap_err().kind(), TransportErrorKind::Protocol, "{body}");
+        }
+    }
+
+    #[test]
+    fn i21_a_reason_is_never_an_entity() {
+        assert_eq!(reason(br#""the \u0007filter""#).as_deref(), Some("the filter"));
+        assert_eq!(reason(br#"[{"errorMessage":"a"},{"errorMessage":"b"}]"#).as_deref(), Some("a; b"));
+        assert_eq!(reason(br#"{"title":"T","detail":"d"}"#).as_deref(), Some("T: d"));
+        assert_eq!(reason(br#"{"id":"1","title":"secret"}"#), None);
+        assert_eq!(reason(&serde_json::to_vec(&"x".repeat(500)).unwrap()).unwrap().len(), MAX_REASON);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = date("Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(wait("120", None), Some(Duration::from_secs(120)));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:50:37 GMT", now), Some(Duration::from_secs(60)));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:40:37 GMT", now), Some(Duration::ZERO));
+        assert_eq!(wait("soon", now), None);
+    }
+}

@@ -1,0 +1,137 @@
+//! The seam between the codec and a client: one request, one whole response.
+
+use std::{error::Error as StdError, fmt};
+
+use async_trait::async_trait;
+
+/// The methods that the protocol uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are HTTP's own")]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+    Delete,
+}
+
+impl Method {
+    /// The method as it stands in a request.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+        }
+    }
+}
+
+/// A request. Its `Debug` output shows neither headers nor body.
+#[derive(Clone)]
+pub struct HttpRequest {
+    /// The method.
+    pub method: Method,
+    /// The whole URL.
+    pub url: url::Url,
+    /// The headers, in lower case.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body; empty for none.
+    pub body: Vec<u8>,
+}
+
+impl fmt::Debug for HttpRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({} bytes)", self.method.as_str(), self.url.path(), self.body.len())
+    }
+}
+
+/// A response with its whole body. Its `Debug` output shows neither headers nor body.
+#[derive(Clone)]
+pub struct HttpResponse {
+    /// The status.
+    pub status: u16,
+    /// The headers; names in any case.
+    pub headers: Vec<(String, String)>,
+    /// The body, decompressed.
+    pub body: Vec<u8>,
+}
+
+impl fmt::Debug for HttpResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} bytes)", self.status, self.body.len())
+    }
+}
+
+impl HttpResponse {
+    /// The value of a header, whose name is compared without regard to case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+/// Sends one request and reads the whole response.
+///
+/// Redirects are not followed. If the future is dropped the request is given up, and no later request gets its answer.
+#[async_trait]
+pub trait Exchange: fmt::Debug + Send + Sync + 'static {
+    /// Sends the request; a body longer than `max_body` bytes is an error.
+    async fn send(&self, request: HttpRequest, max_body: usize) -> Result<HttpResponse, ExchangeError>;
+}
+
+/// What went wrong between a request and its response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExchangeErrorKind {
+    /// No connection was made: certainly nothing was sent.
+    Connect,
+    /// The connection broke, or what came was not HTTP.
+    Interrupted,
+    /// The body is longer than allowed.
+    TooLarge,
+}
+
+/// A request without a response.
+#[derive(Debug)]
+pub struct ExchangeError {
+    kind: ExchangeErrorKind,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl ExchangeError {
+    /// An error of this kind.
+    #[must_use]
+    pub fn new(kind: ExchangeErrorKind) -> ExchangeError {
+        ExchangeError { kind, source: None }
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> ExchangeError {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The class of the error.
+    #[must_use]
+    pub fn kind(&self) -> ExchangeErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for ExchangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            ExchangeErrorKind::Connect => "no connection could be made",
+            ExchangeErrorKind::Interrupted => "the connection broke",
+            ExchangeErrorKind::TooLarge => "the response is longer than allowed",
+        })
+    }
+}
+
+impl StdError for ExchangeError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
