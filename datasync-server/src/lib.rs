@@ -1,1 +1,39 @@
-//! The service side of Datasync for Rust: an axum router over a repository.
+//! The service side of Datasync for Rust: an axum router over a [`Repository`].
+//!
+//! It speaks the protocol of the Datasync Community Toolkit: verbs, preconditions, statuses and the order of checks;
+//! what goes beyond is written down in `docs/wire-extensions.md`. Whatever a client sends gets an answer, never a panic.
+//!
+//! ```
+//! use datasync_core::schema::{FieldKind, FieldSchema, TableSchema};
+//! use datasync_server::{DatasyncService, MemoryRepository, TableOptions};
+//!
+//! const FIELDS: &[FieldSchema] =
+//!     &[FieldSchema::new("id", FieldKind::Text, false), FieldSchema::new("title", FieldKind::Text, false)];
+//! let films = TableOptions::new(TableSchema::new("film", FIELDS, &[])).soft_delete(true);
+//! let router: axum::Router = DatasyncService::builder().table(films, MemoryRepository::new()).build()?;
+//! # let _ = router;
+//! # Ok::<(), datasync_server::ServiceConfigError>(())
+//! ```
+
+mod body;
+mod error;
+mod handlers;
+mod memory;
+mod options;
+mod page;
+mod preconditions;
+mod repository;
+mod router;
+mod serve;
+
+pub use memory::MemoryRepository;
+pub use options::{ServiceConfigError, TableOptions};
+pub use repository::{Effect, Idempotency, Repository, RepositoryError, Row, WriteOutcome};
+pub use router::{DatasyncService, ServiceBuilder};
+pub use serve::DatasyncServer;
+
+/// A time as HTTP's dates are made from.
+fn system_time(time: jiff::Timestamp) -> std::time::SystemTime {
+    let millis = u64::try_from(time.as_millisecond()).unwrap_or(0);
+    std::time::UNIX_EPOCH + std::time::Duration::from_millis(millis)
+}

@@ -50,8 +50,13 @@ pub(crate) struct RawPage {
     pub(crate) date: Option<Timestamp>,
 }
 
+/// A list would be read member by member; only an object names what it holds.
+fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().first() == Some(&b'{')
+}
+
 fn row(json: &[u8]) -> Option<ServiceRow> {
-    let system: System<'_> = serde_json::from_slice(json).ok()?;
+    let system: System<'_> = serde_json::from_slice(json).ok().filter(|_| is_object(json))?;
     if system.id.is_empty() {
         return None;
     }
@@ -71,6 +76,9 @@ fn protocol(message: &str) -> TransportError {
 pub(crate) fn page(response: &HttpResponse) -> Result<RawPage, TransportError> {
     if response.status != 200 {
         return Err(failure(response));
+    }
+    if !is_object(&response.body) {
+        return Err(protocol("the answer to a query is not a page"));
     }
     let envelope: Envelope<'_> = serde_json::from_slice(&response.body)
         .map_err(|error| protocol("the answer to a query is not a page").with_source(error))?;
