@@ -1,0 +1,218 @@
+//! The generated code, and the stand-ins that take its place after a mistake.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::spanned::Spanned;
+
+use crate::ast::{Entity, Field, Role, without_self};
+
+/// What an entity that is right becomes.
+pub(crate) fn entity(entity: &Entity<'_>) -> TokenStream {
+    let Entity { ident, krate, table, fields_ident, .. } = entity;
+    let handles = handles(entity);
+    let schemas = entity.fields.iter().map(|field| field_schema(entity, field));
+    let indexes = indexes(entity);
+    let checks = checks(entity);
+    let id = id_accessors(entity);
+    quote! {
+        #handles
+
+        const _: () = {
+            #[allow(unused_imports)]
+            use #krate::__private::ProbeFallback as _;
+
+            #checks
+
+            #[automatically_derived]
+            #[allow(deprecated)]
+            impl #krate::entity::SyncEntity for #ident {
+                type Fields = #fields_ident;
+
+                const FIELDS: #fields_ident = <#ident>::FIELDS;
+
+                const SCHEMA: #krate::schema::TableSchema = #krate::schema::TableSchema::new(
+                    #table,
+                    const { &[#(#schemas),*] },
+                    const { &[#(#indexes),*] },
+                );
+
+                #id
+            }
+        };
+    }
+}
+
+/// What keeps the uses of an entity with a mistake free of further errors.
+pub(crate) fn stand_in(entity: &Entity<'_>) -> TokenStream {
+    let Entity { ident, krate, table, fields_ident, .. } = entity;
+    let handles = handles(entity);
+    quote! {
+        #handles
+
+        #[automatically_derived]
+        impl #krate::entity::SyncEntity for #ident {
+            type Fields = #fields_ident;
+
+            const FIELDS: #fields_ident = <#ident>::FIELDS;
+
+            const SCHEMA: #krate::schema::TableSchema =
+                #krate::schema::TableSchema::new(#table, const { &[] }, const { &[] });
+
+            fn id(&self) -> &::core::primitive::str {
+                ""
+            }
+
+            fn set_id(&mut self, _: ::std::string::String) {}
+        }
+    }
+}
+
+/// The struct of the handles and the constant that holds them.
+fn handles(entity: &Entity<'_>) -> TokenStream {
+    let Entity { ident, vis, krate, fields_ident, .. } = entity;
+    let struct_doc = format!("The typed handles of the fields of [`{ident}`].");
+    let const_doc = "The typed handles of the fields, for the conditions and orders of a query.";
+    // A name that occurs twice is reported by rustc at the struct itself.
+    let mut fields: Vec<&Field<'_>> = Vec::new();
+    for field in entity.fields.iter().filter(|field| !field.is_local()) {
+        if !fields.iter().any(|first| first.ident == field.ident) {
+            fields.push(field);
+        }
+    }
+    let declarations = fields.iter().map(|field| {
+        let Field { ident: name, vis, .. } = field;
+        let doc = if field.wire == field.name() {
+            format!("The handle of the field `{}`.", field.wire)
+        } else {
+            format!("The handle of the field `{}`, which is `{}` on the wire.", field.name(), field.wire)
+        };
+        let ty = handle_type(entity, field);
+        quote! { #[doc = #doc] #vis #name: #krate::query::Field<#ident, #ty> }
+    });
+    let values = fields.iter().map(|field| {
+        let Field { ident: name, wire, .. } = field;
+        quote! { #name: #krate::query::Field::new(#wire) }
+    });
+    quote! {
+        #[doc = #struct_doc]
+        #[derive(::core::clone::Clone, ::core::marker::Copy, ::core::fmt::Debug)]
+        #[allow(dead_code, deprecated, non_camel_case_types, non_snake_case, unreachable_pub)]
+        #vis struct #fields_ident {
+            #(#declarations,)*
+        }
+
+        #[automatically_derived]
+        #[allow(dead_code, deprecated, unreachable_pub)]
+        impl #ident {
+            #[doc = #const_doc]
+            #vis const FIELDS: #fields_ident = #fields_ident { #(#values,)* };
+        }
+    }
+}
+
+/// A value of the field's own type is another text in JSON where serde is told to write it otherwise.
+fn handle_type(entity: &Entity<'_>, field: &Field<'_>) -> TokenStream {
+    let krate = &entity.krate;
+    match field.serde.serialize_with {
+        Some(_) => quote!(#krate::__private::Opaque),
+        None => without_self(field.ty, entity.ident),
+    }
+}
+
+fn field_schema(entity: &Entity<'_>, field: &Field<'_>) -> TokenStream {
+    let krate = &entity.krate;
+    let wire = &field.wire;
+    let constructor = if field.is_local() { quote!(local) } else { quote!(new) };
+    let ty = handle_type(entity, field);
+    let probe = quote!(<#krate::__private::Probe<#ty>>);
+    quote! { #krate::schema::FieldSchema::#constructor(#wire, #probe::KIND, #probe::NULLABLE) }
+}
+
+fn indexes(entity: &Entity<'_>) -> Vec<TokenStream> {
+    let krate = &entity.krate;
+    let find = |ident: &Ident| entity.fields.iter().find(|field| field.ident == ident);
+    let of_fields =
+        entity.fields.iter().filter(|field| field.sync.index.is_some()).map(|field| vec![field.wire.as_str()]);
+    let of_struct = entity
+        .indexes
+        .iter()
+        .map(|index| index.fields.iter().filter_map(find).map(|field| field.wire.as_str()).collect::<Vec<_>>());
+    of_fields
+        .chain(of_struct)
+        .map(|wires| {
+            let name = wires.join(",");
+            quote! {
+                #krate::schema::IndexSchema::new(
+                    #name,
+                    const { &[#(#krate::__private::Cow::Borrowed(#wires)),*] },
+                )
+            }
+        })
+        .collect()
+}
+
+/// The facts about types, each asked where the type is written.
+fn checks(entity: &Entity<'_>) -> TokenStream {
+    let krate = &entity.krate;
+    let mut checks = TokenStream::new();
+    for field in &entity.fields {
+        let ty = without_self(field.ty, entity.ident);
+        let span = field.ty.span();
+        let mut requires = |name: &str| {
+            let name = Ident::new(name, span);
+            checks.extend(quote_spanned! {span=>
+                const _: fn() = || {
+                    fn check<T: ?::core::marker::Sized + #krate::entity::#name>() {}
+                    check::<#ty>();
+                };
+            });
+        };
+        match field.role {
+            Some(Role::Version) => requires("VersionField"),
+            Some(Role::UpdatedAt) => requires("UpdatedAtField"),
+            Some(Role::Deleted) => requires("DeletedField"),
+            // The accessors of the id ask already.
+            Some(Role::Id) | None => {}
+        }
+        let indexed = field.sync.index.is_some()
+            || entity.indexes.iter().any(|index| index.fields.iter().any(|name| name == field.ident));
+        if indexed {
+            requires("IndexKey");
+        }
+        if field.serde.skip_serializing_if && field.role.is_none() && !field.is_local() {
+            let probed = handle_type(entity, field);
+            checks.extend(quote_spanned! {span=>
+                const _: () = ::core::assert!(
+                    <#krate::__private::Probe<#probed>>::NULLABLE,
+                    "a field that serde may leave out must be an `Option`: to a query a missing value is null",
+                );
+            });
+        }
+    }
+    checks
+}
+
+fn id_accessors(entity: &Entity<'_>) -> TokenStream {
+    let krate = &entity.krate;
+    entity
+        .fields
+        .iter()
+        .find(|field| field.role == Some(Role::Id))
+        .map(|field| {
+            let name = field.ident;
+            let span = field.ty.span();
+            let ty = without_self(field.ty, entity.ident);
+            let as_id = quote_spanned!(span=> <#ty as #krate::entity::EntityIdField>::as_id);
+            let from_id = quote_spanned!(span=> <#ty as #krate::entity::EntityIdField>::from_id);
+            quote! {
+                fn id(&self) -> &::core::primitive::str {
+                    #as_id(&self.#name)
+                }
+
+                fn set_id(&mut self, id: ::std::string::String) {
+                    self.#name = #from_id(id);
+                }
+            }
+        })
+        .unwrap_or_default()
+}
