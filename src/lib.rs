@@ -1,3 +1,33 @@
-//! Offline-first data sync for Rust.
+#![doc = include_str!("guide.md")]
 
 pub use datasync_core::*;
+
+#[cfg(feature = "derive")]
+pub use datasync_derive::{SyncEntity, SyncEnum};
+#[cfg(feature = "http")]
+pub use datasync_http as http;
+#[cfg(feature = "redb")]
+pub use datasync_redb as redb;
+#[cfg(feature = "server")]
+pub use datasync_server as server;
+
+/// What most apps need: `use datasync::prelude::*`.
+pub mod prelude {
+    pub use datasync_core::{
+        client::{
+            Conflict, ConflictResolver, DatasyncClient, OfflineTable, PullOptions, PurgeOptions, RemoteTable,
+            Resolution, ResolverConflict, TableOptions, Tables,
+        },
+        config::{ConflictPolicy, SyncConfig},
+        entity::{SyncEntity, Written},
+        error::{Error, ErrorKind},
+        events::SyncEvent,
+        query::Query,
+    };
+    #[cfg(feature = "derive")]
+    pub use datasync_derive::{SyncEntity, SyncEnum};
+    #[cfg(feature = "http")]
+    pub use datasync_http::HttpTransport;
+    #[cfg(feature = "redb")]
+    pub use datasync_redb::RedbStore;
+}

@@ -62,8 +62,9 @@ impl MemoryRepository {
         MemoryRepository { state: Arc::default(), clock: Arc::new(clock) }
     }
 
-    /// Adds the objects of a JSON array; one without an `id` gets one. Existing rows of the same ids are replaced.
-    /// Returns how many there were.
+    /// Adds the objects of a JSON array; one without an `id` gets one. Existing rows of the same ids are replaced. Their
+    /// times lie one millisecond apart and end now, as if they had been written one after the other, so that pages of
+    /// them never split a millisecond. Returns how many there were.
     ///
     /// # Errors
     ///
@@ -72,7 +73,9 @@ impl MemoryRepository {
         let wrong = || RepositoryError("the data must be a JSON array of objects".into());
         let Value::Array(items) = rows else { return Err(wrong()) };
         let count = items.len();
-        for item in items {
+        let now = self.clock.now();
+        for (place, item) in items.into_iter().enumerate() {
+            let before = i64::try_from(count - place).map_or(SignedDuration::ZERO, SignedDuration::from_millis);
             let Value::Object(mut object) = item else { return Err(wrong()) };
             let id = match object.get("id").and_then(Value::as_str) {
                 Some(id) if !id.is_empty() => id.to_owned(),
@@ -83,7 +86,7 @@ impl MemoryRepository {
             let record = Record { body: Body::from(body), version: None, updated_at: None, deleted: false };
             let row = Row { id: id.into(), record };
             let mut state = self.state();
-            let row = self.stamp(&mut state, row, self.clock.now());
+            let row = self.stamp(&mut state, row, now.checked_sub(before).unwrap_or(now));
             state.rows.insert(Arc::clone(&row.id), row);
         }
         Ok(count)

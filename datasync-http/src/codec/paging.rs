@@ -4,11 +4,12 @@
 //!
 //! | step | asks | goes on |
 //! | --- | --- | --- |
-//! | ordinary | `updatedAt ge T−1ms`, by (updatedAt, id) | complete: nulls, or the end; a row later than T: ordinary; else: window |
+//! | nulls | `updatedAt eq null` and `id gt I`, by id | complete: ordinary; else: behind its last id |
+//! | ordinary | `updatedAt ge T−1ms`, by (updatedAt, id) | complete: the end; a row later than T: ordinary; else: window |
 //! | window | `[T−1ms, T+1ms)` and `id gt I`, by id | complete: ordinary from exactly T+1ms; else: window behind its last id |
-//! | nulls | `updatedAt eq null` and `id gt I`, by id | complete: the end; else: behind its last id |
 //!
-//! A page is complete if it has no next link and fewer rows than were asked for.
+//! A page is complete if it has no next link and fewer rows than were asked for. The last page is an ordinary one, so
+//! that what changed while paging is in it.
 //!
 //! | what may go wrong | why nothing is skipped |
 //! | --- | --- |
@@ -89,10 +90,16 @@ impl Position {
     }
 
     fn step(&self) -> Step {
-        self.step.clone().unwrap_or_else(|| {
-            let begin = self.floor.or(self.mark);
-            Step::From(begin.map_or(EARLIEST, |stamp| stamp - 1))
-        })
+        match &self.step {
+            Some(step) => step.clone(),
+            None if self.nulls => Step::Nulls { behind: String::new() },
+            None => self.begin(),
+        }
+    }
+
+    /// The first ordinary page of a pull.
+    fn begin(&self) -> Step {
+        Step::From(self.floor.or(self.mark).map_or(EARLIEST, |stamp| stamp - 1))
     }
 
     /// The query of the next page.
@@ -117,7 +124,8 @@ impl Position {
             None => condition,
         };
         let (filter, top) = (Some(filter), Some(u64::from(top)));
-        QueryDescription { filter, order, skip: 0, top, select: Vec::new(), count: first }
+        let count = matches!(self.step(), Step::From(_)) && (first || self.mark.is_none());
+        QueryDescription { filter, order, skip: 0, top, select: Vec::new(), count }
     }
 
     /// The position behind a page, and whether the pull goes on.
@@ -131,12 +139,12 @@ impl Position {
         };
         let latest = page.rows.iter().filter_map(|row| row.record.updated_at).map(millis).max();
         next.mark = self.mark.max(latest);
-        if self.step.is_none() {
-            // A new pull: it began at the floor, and its own windows set the next one.
+        if self.step.is_none() && !self.nulls {
+            // This page began at the floor; the windows behind it set the next one.
             next.floor = None;
         }
         next.step = match self.step() {
-            Step::From(_) if complete => self.nulls.then(|| Step::Nulls { behind: String::new() }),
+            Step::From(_) if complete => None,
             Step::From(from) => match latest {
                 None => return Err(stuck()),
                 // The page began at T−1ms, or at T+1ms behind a window: whatever is later than T is progress.
@@ -157,7 +165,10 @@ impl Position {
             Step::Nulls { behind } => {
                 next.nulls = !behind.is_empty() || !page.rows.is_empty();
                 match last_id {
-                    _ if complete => None,
+                    _ if complete => {
+                        next.floor = None;
+                        Some(self.begin())
+                    }
                     Some(id) if id != behind => Some(Step::Nulls { behind: id }),
                     _ => return Err(stuck()),
                 }
