@@ -1,1 +1,0 @@
-//! Conformance suites for the stores and transports of Datasync for Rust.
