@@ -22,12 +22,14 @@ use crate::{
 pub struct MemoryStore(Arc<Mutex<State>>);
 
 type Entry = (KeyBytes, Arc<str>);
+/// Account, table and index.
+type IndexName = (Arc<str>, Arc<str>, Arc<str>);
 
 #[derive(Default)]
 struct State {
     head: Head,
     rows: BTreeMap<RowKey, Stored>,
-    indexes: BTreeMap<(Arc<str>, Arc<str>, Arc<str>), BTreeSet<Entry>>,
+    indexes: BTreeMap<IndexName, BTreeSet<Entry>>,
     queue: BTreeMap<u64, RowKey>,
     tokens: BTreeMap<ScopeKey, DeltaToken>,
     losers: BTreeMap<Uuid, SettledLoser>,

@@ -196,6 +196,7 @@ pub struct WriteBatch {
 
 /// The change of one row.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "almost every write is a put")]
 pub enum RowWrite {
     /// Keeps the row as given, in place of whatever was there.
     Put {

@@ -12,7 +12,7 @@
 //! | `indexed` | table | the texts of the indexes that its rows are in |
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fmt,
     ops::Bound,
     sync::{Arc, PoisonError, RwLock},
@@ -344,12 +344,11 @@ fn open(shared: &Shared, database: &Database, specs: &[TableSpec]) -> Result<Vec
         for spec in specs {
             for index in &spec.indexes {
                 let next = known.len() as u32;
-                let name = index_name(&spec.table, index);
-                if !known.contains_key(&name) {
+                if let Entry::Vacant(unknown) = known.entry(index_name(&spec.table, index)) {
                     let mut number = Writer::default();
                     number.number(u64::from(next));
-                    numbers.insert(name.as_slice(), number.0.as_slice()).map_err(failed)?;
-                    known.insert(name, next);
+                    numbers.insert(unknown.key().as_slice(), number.0.as_slice()).map_err(failed)?;
+                    unknown.insert(next);
                 }
             }
             let (key, value) = (spec.table.as_bytes(), encode_spec(spec));

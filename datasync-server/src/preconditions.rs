@@ -78,7 +78,7 @@ fn tags(headers: &HeaderMap, name: HeaderName) -> Option<Vec<Tag>> {
                 Some(behind) => (Tag::Any, behind),
                 None => {
                     let weak = rest.starts_with("W/");
-                    let Some(open) = rest.trim_start_matches("W/").strip_prefix('"') else { return None };
+                    let open = rest.trim_start_matches("W/").strip_prefix('"')?;
                     let (text, behind) = open.split_once('"')?;
                     (if weak { Tag::Weak } else { Tag::Strong(text.to_owned()) }, behind)
                 }

@@ -26,7 +26,6 @@ pub struct DatasyncService(());
 
 impl DatasyncService {
     /// Begins a service.
-    #[must_use]
     pub fn builder() -> ServiceBuilder {
         ServiceBuilder { tables: Vec::new(), clock: Arc::new(SystemClock), max_body: 1024 * 1024 }
     }

@@ -52,7 +52,6 @@ pub fn note_of(id: &str, title: &str) -> Note {
 }
 
 /// A service with one table of notes.
-#[must_use]
 pub fn service(rows: &MemoryRepository, page_size: u64) -> Router {
     let notes = TableOptions::of::<Note>().soft_delete(true).page_size(page_size);
     DatasyncService::builder().table(notes, rows.clone()).build().expect("the service is well configured")
@@ -162,7 +161,6 @@ impl Exchange for RouterExchange {
 }
 
 /// Begins a client of the notes over an exchange, which does not wait between attempts.
-#[must_use]
 pub fn client_over(store: impl Store, exchange: RouterExchange) -> ClientBuilder {
     let transport = HttpTransport::builder("http://service").retries(0).exchange(exchange).build();
     DatasyncClient::builder().store(store).transport(transport.expect("the address is right")).table::<Note>()

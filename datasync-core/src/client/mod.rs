@@ -74,7 +74,6 @@ impl fmt::Debug for DatasyncClient {
 
 impl DatasyncClient {
     /// Begins a client: a store, a transport and at least one table.
-    #[must_use]
     pub fn builder() -> ClientBuilder {
         ClientBuilder::new()
     }

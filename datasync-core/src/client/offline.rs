@@ -149,7 +149,6 @@ impl<E: SyncEntity> OfflineTable<E> {
     }
 
     /// Begins a query of this table.
-    #[must_use]
     pub fn query(&self) -> OfflineQuery<E> {
         OfflineQuery { table: self.clone(), query: Query::new() }
     }

@@ -70,7 +70,7 @@ pub(crate) async fn purge(
     }
     let losers = losers(engine, table, if whole { None } else { Some(&ids) }).await?;
     if !losers.is_empty() && !force {
-        let pending = losers.iter().map(|loser| lost(loser)).collect();
+        let pending = losers.iter().map(lost).collect();
         return Err(refuse(table, pending));
     }
     let key =

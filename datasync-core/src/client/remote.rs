@@ -169,7 +169,6 @@ impl<E: SyncEntity> RemoteTable<E> {
     }
 
     /// Begins a query of this table.
-    #[must_use]
     pub fn query(&self) -> RemoteQuery<E> {
         RemoteQuery { table: self.clone(), query: Query::new() }
     }
