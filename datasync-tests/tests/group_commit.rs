@@ -1,4 +1,5 @@
 //! Writers share commits (DESIGN.md section 10).
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::sync::{
     Arc, Mutex,

@@ -1,4 +1,5 @@
 //! The loop over the real codec and the real router, with and without faults.
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use datasync_core::{
     client::{PendingState, PurgeOptions, Resolution, Tables},
@@ -123,7 +124,7 @@ async fn i05_a_lost_answer_is_sent_again_with_the_same_key(store: impl Store) {
     assert_eq!(client.pending().await.unwrap().len(), 2, "one in doubt, one new");
 
     client.push_tables(Tables::all()).await.unwrap();
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock().unwrap().clone();
     assert_eq!(seen.len(), 2);
     assert_eq!(seen[0], seen[1], "the same key and bytes");
     assert_eq!(service_rows(&rows), vec![("a".to_owned(), "three".to_owned(), 0)]);

@@ -108,7 +108,6 @@ impl Value {
             (Value::Null, Value::Null) => Ordering::Equal,
             (Value::Null, _) => Ordering::Less,
             (_, Value::Null) => Ordering::Greater,
-            (Value::Float(a), Value::Float(b)) => a.total_cmp(b),
             _ => self.compare(other).unwrap_or(Ordering::Equal),
         }
     }

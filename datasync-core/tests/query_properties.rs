@@ -1,0 +1,174 @@
+//! Queries: text that is wrong, and ways to the rows that must all lead to the same.
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use std::borrow::Cow;
+
+use datasync_core::{
+    query::{Evaluator, Expr, QueryDescription, index_keys, plan},
+    row::{Body, Record},
+    schema::{FieldKind, FieldSchema, IndexSchema, Name, TableSchema},
+};
+
+/// A small generator with a fixed seed: what fails can be run again.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self, most: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % most as u64) as usize
+    }
+}
+
+#[test]
+fn no_text_makes_the_parser_panic() {
+    let parts = [
+        "a",
+        " eq ",
+        "'",
+        "''",
+        "(",
+        ")",
+        "not",
+        "-",
+        "1",
+        "9999999999999999999",
+        "1.5e",
+        "L",
+        "cast(",
+        ",Edm.Guid)",
+        " in ",
+        ",",
+        " and ",
+        "é",
+        "\0",
+        "null",
+        "2024-01-02T",
+        "12:15:00",
+        "startswith(",
+        "/",
+        "@",
+        " div 0",
+    ];
+    let mut random = Random(7);
+    for _ in 0..20_000 {
+        let text: String = (0..random.next(15)).map(|_| parts[random.next(parts.len())]).collect();
+        if let Ok(expr) = text.parse::<Expr>() {
+            let printed = expr.to_string();
+            let again = printed.parse::<Expr>().unwrap_or_else(|error| panic!("{text} printed {printed}: {error}"));
+            assert_eq!(again.to_string(), printed, "{text}");
+        }
+    }
+    assert!("(".repeat(200).parse::<Expr>().is_err());
+    assert!("not ".repeat(200).parse::<Expr>().is_err());
+    assert!(vec!["a"; 5_000].join(" or ").parse::<Expr>().is_err());
+    assert!("a".repeat(70_000).parse::<Expr>().is_err());
+}
+
+#[test]
+fn an_error_names_its_place() {
+    for (text, at) in [("a eq ", 5), ("a eq 'x", 5), ("a ? b", 2), ("nothing(a)", 0), ("(a eq 1", 7), ("a eq 1 b", 7)] {
+        assert_eq!(text.parse::<Expr>().unwrap_err().at(), Some(at), "{text}");
+    }
+}
+
+const GRADES: &[Name] = &[Cow::Borrowed("low"), Cow::Borrowed("high")];
+const FIELDS: &[FieldSchema] = &[
+    FieldSchema::new("id", FieldKind::Text, false),
+    FieldSchema::new("n", FieldKind::I64, true),
+    FieldSchema::new("x", FieldKind::F64, true),
+    FieldSchema::new("s", FieldKind::Text, true),
+    FieldSchema::new("g", FieldKind::Enum(Cow::Borrowed(GRADES)), true),
+    FieldSchema::new("t", FieldKind::Timestamp, true),
+];
+const INDEXES: &[IndexSchema] = &[
+    IndexSchema::new("n", &[Cow::Borrowed("n")]),
+    IndexSchema::new("x", &[Cow::Borrowed("x")]),
+    IndexSchema::new("s,n", &[Cow::Borrowed("s"), Cow::Borrowed("n")]),
+    IndexSchema::new("g", &[Cow::Borrowed("g")]),
+    IndexSchema::new("t", &[Cow::Borrowed("t")]),
+];
+const SCHEMA: TableSchema = TableSchema::new("rows", FIELDS, INDEXES);
+
+#[test]
+fn every_way_to_the_rows_leads_to_the_same_rows_in_the_same_order() {
+    let mut random = Random(11);
+    let pick = |random: &mut Random, from: &[&str]| from[random.next(from.len())].to_owned();
+    let ns = ["null", "-3", "0", "1", "2", "7", "9223372036854775807"];
+    let xs = ["null", "-1.5", "0.0", "-0.0", "2", "1e300"];
+    let ss = ["null", "\"\"", "\"a\"", "\"ab\"", "\"a\\u0000\"", "\"b\"", "\"é\""];
+    let gs = ["null", "\"low\"", "\"high\""];
+    let ts = ["null", "\"2024-01-01T00:00:00.0005Z\"", "\"2024-01-01T00:00:00Z\"", "\"1969-12-31T23:59:59.999Z\""];
+    let rows: Vec<(String, Record)> = (0..200)
+        .map(|number| {
+            let (n, x, s) = (pick(&mut random, &ns), pick(&mut random, &xs), pick(&mut random, &ss));
+            let (g, t) = (pick(&mut random, &gs), pick(&mut random, &ts));
+            let body = format!(r#"{{"id":"{number:03}","n":{n},"x":{x},"s":{s},"g":{g},"t":{t}}}"#);
+            let body = Body::from(body.into_bytes());
+            (format!("{number:03}"), Record { body, version: None, updated_at: None, deleted: false })
+        })
+        .collect();
+    let conditions = [
+        "n eq 1",
+        "n gt 0",
+        "n le 2.5",
+        "1 lt n",
+        "n eq null",
+        "n ne 1",
+        "x ge -0.0",
+        "x lt 2",
+        "s eq 'a'",
+        "s gt 'a'",
+        "startswith(s,'a')",
+        "s eq ''",
+        "g eq 'high'",
+        "g ge 'high'",
+        "t ge cast(2024-01-01T00:00:00.000Z,Edm.DateTimeOffset)",
+        "id eq '007'",
+        "id gt '150'",
+        "not(n eq 1)",
+        "(n eq 1) or (n eq 2)",
+        "n in (1,2)",
+    ];
+    let orders = ["", "n", "n desc", "s,n desc", "x", "id", "id desc", "t"];
+    for _ in 0..2_000 {
+        let filter: Vec<String> = (0..random.next(4)).map(|_| pick(&mut random, &conditions)).collect();
+        let mut text = String::new();
+        if !filter.is_empty() {
+            text = format!("$filter={}", filter.join(" and "));
+        }
+        let order = pick(&mut random, &orders);
+        if !order.is_empty() {
+            text = format!("{text}&$orderby={order}");
+        }
+        if random.next(2) == 0 {
+            text = format!("{text}&$top=5");
+        }
+        let query: QueryDescription = text.parse().unwrap();
+        let evaluator = Evaluator::new(&query, &SCHEMA).unwrap();
+        let matching =
+            |(id, record): &(String, Record)| evaluator.evaluate(id, record).unwrap().map(|key| (key, id.clone()));
+        let mut whole: Vec<_> = rows.iter().filter_map(matching).collect();
+        whole.sort();
+        let access = plan(&query, &SCHEMA);
+        let mut entries: Vec<(Vec<u8>, &(String, Record))> = rows
+            .iter()
+            .map(|row| match &access.index {
+                None => (row.0.as_bytes().to_vec(), row),
+                Some(index) => {
+                    let keys = index_keys(&SCHEMA, &row.0, &row.1).unwrap();
+                    (keys.into_iter().find(|(name, _)| name == index).unwrap().1, row)
+                }
+            })
+            .collect();
+        entries.sort_by(|one, other| (&one.0, &one.1.0).cmp(&(&other.0, &other.1.0)));
+        let within = |key: &Vec<u8>| std::ops::RangeBounds::contains(&access.range, key);
+        let mut planned: Vec<_> =
+            entries.into_iter().filter(|(key, _)| within(key)).filter_map(|(_, row)| matching(row)).collect();
+        if !access.ordered {
+            planned.sort();
+        }
+        assert_eq!(planned, whole, "{text}: {access:?}");
+    }
+}
