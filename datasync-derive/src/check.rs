@@ -28,9 +28,9 @@ fn roles(ctxt: &Ctxt, entity: &Entity<'_>) {
         if role == Role::Id && first.is_none() && !entity.fields.is_empty() {
             ctxt.error(entity.ident, "an entity needs an id: name a field `id` or mark one with `#[sync(id)]`");
         }
-        let Some(first) = first else { continue };
+        let Some(first) = first.map(Field::name) else { continue };
         for second in fields {
-            let (role, first) = (role.name(), first.name());
+            let role = role.name();
             ctxt.error(second.ident, format!("more than one field with the role `{role}`; the first is `{first}`"));
         }
     }
@@ -83,7 +83,10 @@ fn locality(ctxt: &Ctxt, entity: &Entity<'_>, field: &Field<'_>) {
     // A skipped field is reported already, and serde fills it in.
     let defaulted = field.serde.default || entity.serde.default || field.serde.skip.is_some();
     if !defaulted && !filled_by_serde {
-        ctxt.error(field.ident, "a local field is missing from what the service sends: add `#[serde(default)]`");
+        ctxt.error(
+            field.ident,
+            "a local field is missing from what the service sends: add `#[serde(default)]`",
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::spanned::Spanned;
+use syn::{ext::IdentExt, spanned::Spanned};
 
 use crate::ast::{Entity, Field, Role, without_self};
 
@@ -130,7 +130,7 @@ fn field_schema(entity: &Entity<'_>, field: &Field<'_>) -> TokenStream {
 
 fn indexes(entity: &Entity<'_>) -> Vec<TokenStream> {
     let krate = &entity.krate;
-    let find = |ident: &Ident| entity.fields.iter().find(|field| field.ident == ident);
+    let find = |ident: &Ident| entity.fields.iter().find(|field| field.ident.unraw() == ident.unraw());
     let of_fields =
         entity.fields.iter().filter(|field| field.sync.index.is_some()).map(|field| vec![field.wire.as_str()]);
     let of_struct = entity
@@ -175,7 +175,7 @@ fn checks(entity: &Entity<'_>) -> TokenStream {
             Some(Role::Id) | None => {}
         }
         let indexed = field.sync.index.is_some()
-            || entity.indexes.iter().any(|index| index.fields.iter().any(|name| name == field.ident));
+            || entity.indexes.iter().any(|index| index.fields.iter().any(|name| name.unraw() == field.ident.unraw()));
         if indexed {
             requires("IndexKey");
         }

@@ -15,6 +15,8 @@ mod ctxt;
 mod expand;
 mod item;
 mod members;
+#[cfg(test)]
+mod tests;
 
 use proc_macro2::TokenStream;
 use quote::quote;

@@ -68,8 +68,8 @@ fn members<'a>(ctxt: &Ctxt, input: &'a DeriveInput) -> Vec<(&'a Ident, String)> 
 }
 
 fn expand(ident: &Ident, krate: &Path, members: &[(&Ident, String)]) -> TokenStream {
-    let variants = members.iter().map(|(ident, _)| ident);
-    let names: Vec<&String> = members.iter().map(|(_, name)| name).collect();
+    let variants = members.iter().map(|(variant, _)| variant);
+    let names: Vec<&str> = members.iter().map(|(_, name)| name.as_str()).collect();
     quote! {
         const _: () = {
             #[automatically_derived]

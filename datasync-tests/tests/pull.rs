@@ -4,9 +4,15 @@
 use std::sync::{Arc, Mutex, atomic::Ordering};
 
 use datasync_core::{
-    clock::Clock, config::ConflictPolicy, error::ErrorKind, memory::MemoryStore, row::Body, row::Record,
+    clock::Clock,
+    config::ConflictPolicy,
+    error::ErrorKind,
+    memory::MemoryStore,
+    row::{Body, Record},
+    store::Store,
 };
 use datasync_http::Method;
+use datasync_redb::RedbStore;
 use datasync_server::{MemoryRepository, Repository, Row};
 use datasync_tests::{Fault, RouterExchange, client, client_over, local_rows, note_of, notes, service, service_rows};
 use futures::{FutureExt, executor::block_on, future::BoxFuture};
@@ -91,13 +97,20 @@ fn meddle(exchange: &RouterExchange, rows: &MemoryRepository, clock: &StillClock
 /// Pulls while the service changes. If the clock moves with each change the first pull has all of it; else the pull
 /// after the time for which the service may still write with the same stamp.
 async fn pull_while_meddling(stamps_apart: i64, meddling_apart: i64, page_size: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let redb = RedbStore::open(folder.path().join("store.redb")).unwrap();
+    pull_into(redb, stamps_apart, meddling_apart, page_size).await;
+    pull_into(MemoryStore::new(), stamps_apart, meddling_apart, page_size).await;
+}
+
+async fn pull_into(store: impl Store, stamps_apart: i64, meddling_apart: i64, page_size: u64) {
     let clock = StillClock::new();
     let rows = filled(&clock, 120, stamps_apart);
     clock.advance(meddling_apart);
     let exchange = RouterExchange::new(service(&rows, page_size));
     let meddling = 12;
     meddle(&exchange, &rows, &clock, meddling, meddling_apart);
-    let client = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
     let mut applied = 0;
     for pull in 0..3 {

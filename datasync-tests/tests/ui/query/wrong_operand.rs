@@ -1,0 +1,13 @@
+use datasync_derive::SyncEntity;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Serialize, Deserialize, SyncEntity)]
+#[sync(crate = "datasync_core")]
+struct Todo {
+    id: String,
+    title: String,
+}
+
+fn main() {
+    let _ = Todo::FIELDS.title.eq(1);
+}

@@ -1,0 +1,15 @@
+use datasync_derive::SyncEntity;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Serialize, Deserialize, SyncEntity)]
+#[sync(crate = "datasync_core")]
+struct Todo {
+    id: String,
+    #[sync(version)]
+    #[serde(rename = "version")]
+    rev: String,
+    #[sync(version)]
+    other: String,
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+use datasync_derive::SyncEntity;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Serialize, Deserialize, SyncEntity)]
+#[sync(crate = "datasync_core")]
+struct Todo {
+    id: String,
+    updated_at: Option<String>,
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+use datasync_derive::SyncEntity;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Serialize, Deserialize, SyncEntity)]
+#[sync(crate = "datasync_core")]
+struct Todo {
+    id: u64,
+}
+
+fn main() {}
