@@ -83,10 +83,7 @@ fn locality(ctxt: &Ctxt, entity: &Entity<'_>, field: &Field<'_>) {
     // A skipped field is reported already, and serde fills it in.
     let defaulted = field.serde.default || entity.serde.default || field.serde.skip.is_some();
     if !defaulted && !filled_by_serde {
-        ctxt.error(
-            field.ident,
-            "a local field is missing from what the service sends: add `#[serde(default)]`",
-        );
+        ctxt.error(field.ident, "a local field is missing from what the service sends: add `#[serde(default)]`");
     }
 }
 

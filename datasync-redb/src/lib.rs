@@ -15,6 +15,7 @@ mod config;
 mod error;
 mod keys;
 mod open;
+mod scan;
 mod store;
 mod wire;
 

@@ -23,8 +23,8 @@ use datasync_core::{
     executor::{BlockingExecutor, run_blocking},
     row::{Row, RowKey, SettledLoser},
     store::{
-        Cursor, DeltaToken, Direction, Head, OperationsRequest, QueuedOperation, RowWrite, ScanPage, ScanRequest,
-        ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
+        DeltaToken, Head, OperationsRequest, QueuedOperation, RowWrite, ScanPage, ScanRequest, ScopeKey, Store,
+        StoreError, StoreErrorKind, TableSpec, WriteBatch,
     },
 };
 use redb::{
@@ -37,14 +37,15 @@ use crate::{
     config::RedbBuilder,
     error::{corrupted, failed},
     keys,
+    scan::{scan_ids, scan_index, table},
     wire::{Reader, Writer},
 };
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 pub(crate) const META: Definition = TableDefinition::new("meta");
-const ROWS: Definition = TableDefinition::new("rows");
-const INDEX: Definition = TableDefinition::new("index");
+pub(crate) const ROWS: Definition = TableDefinition::new("rows");
+pub(crate) const INDEX: Definition = TableDefinition::new("index");
 const QUEUE: Definition = TableDefinition::new("queue");
 const TOKENS: Definition = TableDefinition::new("tokens");
 const LOSERS: Definition = TableDefinition::new("losers");
@@ -70,7 +71,7 @@ impl fmt::Debug for RedbStore {
     }
 }
 
-struct Shared {
+pub(crate) struct Shared {
     /// `None` once the store is closed.
     database: RwLock<Option<Database>>,
     /// The numbers of the indexes, by table and text.
@@ -130,7 +131,7 @@ impl Shared {
         }
     }
 
-    fn index_number(&self, table: &str, index: &str) -> Option<u32> {
+    pub(crate) fn index_number(&self, table: &str, index: &str) -> Option<u32> {
         let indexes = self.indexes.read().unwrap_or_else(PoisonError::into_inner);
         indexes.get(&index_name(table, index)).copied()
     }
@@ -140,17 +141,6 @@ fn index_name(table: &str, index: &str) -> Vec<u8> {
     let mut name = keys::table("", table);
     name.extend_from_slice(index.as_bytes());
     name
-}
-
-/// A table for reading. Before the first `open` a store has none.
-macro_rules! table {
-    ($transaction:expr, $definition:expr) => {
-        match $transaction.open_table($definition) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        }
-    };
 }
 
 fn encode_head(head: &Head) -> Vec<u8> {
@@ -380,133 +370,6 @@ fn begin(database: &Database) -> Result<WriteTransaction, StoreError> {
     let mut transaction = database.begin_write().map_err(failed)?;
     transaction.set_durability(Durability::Immediate).map_err(failed)?;
     Ok(transaction)
-}
-
-type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
-
-fn prefixed(prefix: &[u8], bytes: &[u8]) -> Vec<u8> {
-    [prefix, bytes].concat()
-}
-
-fn as_slices(bounds: &Bounds) -> (Bound<&[u8]>, Bound<&[u8]>) {
-    (bounds.0.as_ref().map(Vec::as_slice), bounds.1.as_ref().map(Vec::as_slice))
-}
-
-fn scan_ids(request: &ScanRequest, transaction: &ReadTransaction) -> Result<Option<ScanPage>, StoreError> {
-    let rows = table!(transaction, ROWS);
-    let prefix = keys::table(&request.account, &request.table);
-    let mut low = match &request.range.0 {
-        Bound::Included(id) => Bound::Included(prefixed(&prefix, id)),
-        Bound::Excluded(id) => Bound::Excluded(prefixed(&prefix, id)),
-        Bound::Unbounded => Bound::Included(prefix.clone()),
-    };
-    let mut high = match &request.range.1 {
-        Bound::Included(id) => Bound::Included(prefixed(&prefix, id)),
-        Bound::Excluded(id) => Bound::Excluded(prefixed(&prefix, id)),
-        Bound::Unbounded => keys::behind(prefix.clone()).map_or(Bound::Unbounded, Bound::Excluded),
-    };
-    if let Some(after) = &request.after {
-        let after = Bound::Excluded(prefixed(&prefix, after.id.as_bytes()));
-        match request.direction {
-            Direction::Forward => low = after,
-            Direction::Backward => high = after,
-        }
-    }
-    let bounds = (low, high);
-    if is_empty(&bounds) {
-        return Ok(Some(ScanPage::default()));
-    }
-    let mut page = ScanPage::default();
-    let mut range = rows.range::<&[u8]>(as_slices(&bounds)).map_err(failed)?;
-    loop {
-        let entry = match request.direction {
-            Direction::Forward => range.next(),
-            Direction::Backward => range.next_back(),
-        };
-        let Some(entry) = entry else { return Ok(Some(page)) };
-        let (key, value) = entry.map_err(failed)?;
-        let Some(record) = codec::decode_record(value.value())? else { continue };
-        if page.records.len() == request.limit {
-            page.next = page.records.last().map(|(id, _)| Cursor { key: Vec::new(), id: Arc::clone(id) });
-            return Ok(Some(page));
-        }
-        let id = key.value().get(prefix.len()..).unwrap_or_default();
-        let id = std::str::from_utf8(id).map_err(|_| corrupted("an id is not UTF-8"))?;
-        page.records.push((id.into(), record));
-    }
-}
-
-/// redb takes a range whose start lies behind its end for a mistake of the program.
-fn is_empty(bounds: &Bounds) -> bool {
-    match bounds {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-        (Bound::Included(low), Bound::Included(high)) => low > high,
-        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low >= high,
-    }
-}
-
-fn scan_index(
-    shared: &Shared,
-    request: &ScanRequest,
-    index: &str,
-    transaction: &ReadTransaction,
-) -> Result<Option<ScanPage>, StoreError> {
-    let Some(number) = shared.index_number(&request.table, index) else {
-        let message = format!("`{}` has no index `{index}`", request.table);
-        return Err(StoreError::new(StoreErrorKind::Unsupported, message));
-    };
-    let entries = table!(transaction, INDEX);
-    let rows = table!(transaction, ROWS);
-    let prefix = keys::index(number, &request.account);
-    // Every entry of a key begins with the key and its end; every entry of a greater key is behind all of those.
-    let whole = |key: &[u8]| prefixed(&prefixed(&prefix, &keys::escaped(key)), &[0, 1]);
-    let behind = |key: Vec<u8>| keys::behind(key).map_or(Bound::Unbounded, Bound::Included);
-    let mut low = match &request.range.0 {
-        Bound::Included(key) => Bound::Included(whole(key)),
-        Bound::Excluded(key) => behind(whole(key)),
-        Bound::Unbounded => Bound::Included(prefix.clone()),
-    };
-    let before = |key: Vec<u8>| keys::behind(key).map_or(Bound::Unbounded, Bound::Excluded);
-    let mut high = match &request.range.1 {
-        Bound::Included(key) => before(whole(key)),
-        Bound::Excluded(key) => Bound::Excluded(whole(key)),
-        Bound::Unbounded => before(prefix.clone()),
-    };
-    if let Some(after) = &request.after {
-        let after = Bound::Excluded(keys::entry(number, &request.account, &after.key, &after.id));
-        match request.direction {
-            Direction::Forward => low = after,
-            Direction::Backward => high = after,
-        }
-    }
-    let bounds = (low, high);
-    if is_empty(&bounds) {
-        return Ok(Some(ScanPage::default()));
-    }
-    let mut page = ScanPage::default();
-    let mut last = None;
-    let mut range = entries.range::<&[u8]>(as_slices(&bounds)).map_err(failed)?;
-    loop {
-        let entry = match request.direction {
-            Direction::Forward => range.next(),
-            Direction::Backward => range.next_back(),
-        };
-        let Some(entry) = entry else { return Ok(Some(page)) };
-        if page.records.len() == request.limit {
-            page.next = last;
-            return Ok(Some(page));
-        }
-        let (key, _) = entry.map_err(failed)?;
-        let (index_key, id) = keys::read_entry(key.value(), prefix.len())?;
-        let id: Arc<str> = id.into();
-        let (account, table) = (Arc::clone(&request.account), Arc::clone(&request.table));
-        let row_key = RowKey { account, table, id: Arc::clone(&id) };
-        let row = rows.get(keys::row(&row_key).as_slice()).map_err(failed)?;
-        let record = row.map(|row| codec::decode_record(row.value())).transpose()?.flatten();
-        let record = record.ok_or_else(|| corrupted("an entry of an index has no record"))?;
-        page.records.push((Arc::clone(&id), record));
-        last = Some(Cursor { key: index_key, id });
-    }
 }
 
 /// The one place that writes rows, operations and tokens: all of the batch, or nothing.

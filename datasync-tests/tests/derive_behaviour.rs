@@ -167,8 +167,7 @@ mod roles {
 
     #[test]
     fn an_attribute_gives_the_role_and_the_names_of_table_and_handles() {
-        let mut row =
-            Note { key: "a".into(), etag: String::new(), changed: None, gone: None, version: String::new() };
+        let mut row = Note { key: "a".into(), etag: String::new(), changed: None, gone: None, version: String::new() };
         row.set_id("b".into());
         assert_eq!((row.id(), row.key.as_str()), ("b", "b"));
         assert_eq!(Note::SCHEMA.name, "notes");
@@ -307,6 +306,7 @@ mod kinds {
     }
 }
 
+#[allow(clippy::duplicated_attributes, reason = "two indexes may share a field")]
 mod indexes {
     use super::*;
 
