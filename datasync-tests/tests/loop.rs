@@ -45,6 +45,10 @@ on_both_stores! {
     server_wins_keeps_the_loser
     an_insert_over_our_own_tombstone_is_an_undelete
     a_refused_connection_leaves_operations_new
+    a_resolver_in_code_merges_and_its_failure_parks
+    i04_discard_goes_back_to_the_copy_of_the_service
+    i08_one_bad_operation_holds_back_only_its_own_row
+    i11_a_404_means_gone_only_if_the_table_does_not_show_the_row
 }
 
 fn is_put(request: &datasync_http::HttpRequest) -> bool {
@@ -377,4 +381,100 @@ async fn a_refused_connection_leaves_operations_new(store: impl Store) {
     assert!(pending.iter().all(|change| !change.in_doubt && change.state == PendingState::Ready));
     table.push_items().await.unwrap();
     assert_eq!(local_rows(&table).await, service_rows(&rows));
+}
+
+async fn i04_discard_goes_back_to_the_copy_of_the_service(store: impl Store) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 100));
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    table.insert(note_of("a", "one")).await.unwrap();
+    table.push_items().await.unwrap();
+    table.replace(note_of("a", "two")).await.unwrap();
+    table.insert(note_of("b", "new")).await.unwrap();
+    client.discard("note", "a").await.unwrap();
+    client.discard("note", "b").await.unwrap();
+    assert_eq!(local_rows(&table).await, service_rows(&rows));
+
+    // In doubt: the row is fetched, and what was sent turns out to have been done.
+    exchange.fault(is_put, Fault::AnswerLost);
+    table.replace(note_of("a", "three")).await.unwrap();
+    table.push_items().await.unwrap();
+    client.discard("note", "a").await.unwrap();
+    assert_eq!(local_rows(&table).await, service_rows(&rows));
+    assert_eq!(service_rows(&rows)[0].1, "three");
+    assert!(client.pending().await.unwrap().is_empty());
+}
+
+async fn i08_one_bad_operation_holds_back_only_its_own_row(store: impl Store) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 100));
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    for id in ["a", "b", "c"] {
+        table.insert(note_of(id, "one")).await.unwrap();
+    }
+    exchange.fault(is_post, Fault::None);
+    exchange.fault(is_post, Fault::Status(400));
+    let report = table.push_items().await.unwrap();
+    assert_eq!((report.pushed, report.parked), (2, 1));
+    let parked = client.pending().await.unwrap();
+    assert!(matches!(&parked[0].state, PendingState::Parked(reason) if reason.contains("400")), "{parked:?}");
+    assert_eq!(table.push_items().await.unwrap().pushed, 0, "it waits for somebody");
+    table.pull_items(table.query()).await.unwrap();
+    assert!(table.get("b").await.unwrap().is_some(), "a pull leaves it alone");
+    client.retry("note", "b").await.unwrap();
+    assert_eq!(table.push_items().await.unwrap().pushed, 1);
+    assert_eq!(local_rows(&table).await, service_rows(&rows));
+}
+
+async fn i11_a_404_means_gone_only_if_the_table_does_not_show_the_row(store: impl Store) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 100));
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    table.insert(note_of("a", "one")).await.unwrap();
+    table.push_items().await.unwrap();
+    table.delete("a").await.unwrap();
+    exchange.fault(is_delete, Fault::Status(404));
+    assert_eq!(table.push_items().await.unwrap().waiting, 1, "the table still shows it");
+    assert_eq!(client.pending().await.unwrap().len(), 1);
+    table.push_items().await.unwrap();
+    assert!(service_rows(&rows).is_empty());
+    assert!(client.pending().await.unwrap().is_empty());
+}
+
+async fn a_resolver_in_code_merges_and_its_failure_parks(store: impl Store) {
+    use datasync_core::client::{ResolverConflict, TableOptions};
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 100));
+    let resolver = |conflict: ResolverConflict<Note>| match (conflict.local, conflict.service) {
+        (Some(ours), Some(theirs)) if ours.title == "panic" => panic!("{}", theirs.title),
+        (Some(ours), Some(theirs)) if ours.title == "fail" => Err(theirs.title.into()),
+        (Some(ours), Some(theirs)) => Ok(Resolution::Merged(Note { rank: ours.rank + theirs.rank, ..ours })),
+        _ => Ok(Resolution::Take),
+    };
+    let transport = datasync_http::HttpTransport::builder("http://service").retries(0).exchange(exchange.clone());
+    let one = datasync_core::client::DatasyncClient::builder()
+        .store(store)
+        .transport(transport.build().unwrap())
+        .table_with(TableOptions::<Note>::new().resolver(resolver))
+        .build()
+        .await
+        .unwrap();
+    let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
+    let (here, there) = (notes(&one), notes(&other));
+    for id in ["a", "b", "c"] {
+        here.insert(note_of(id, "one")).await.unwrap();
+    }
+    here.push_items().await.unwrap();
+    there.pull_items(there.query()).await.unwrap();
+    for (id, title) in [("a", "ours"), ("b", "panic"), ("c", "fail")] {
+        there.replace(Note { rank: 2, ..note_of(id, "theirs") }).await.unwrap();
+        here.replace(Note { rank: 3, ..note_of(id, title) }).await.unwrap();
+    }
+    there.push_items().await.unwrap();
+    here.push_items().await.unwrap();
+    assert_eq!(service_rows(&rows)[0], ("a".to_owned(), "ours".to_owned(), 5));
+    assert_eq!(one.conflicts().await.unwrap().len(), 2, "a failure parks");
 }

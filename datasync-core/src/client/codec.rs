@@ -17,9 +17,9 @@ pub(crate) fn encode<E: SyncEntity>(entity: &E) -> Result<Body, Error> {
             let message = format!("`{}` is not written as a JSON object", E::SCHEMA.name);
             Err(Error::new(ErrorKind::InvalidEntity, message))
         }
-        Err(error) => {
-            let message = format!("an entity of `{}` cannot be written as JSON: {error}", E::SCHEMA.name);
-            Err(Error::caused(ErrorKind::InvalidEntity, message, error))
+        Err(_) => {
+            let message = format!("an entity of `{}` cannot be written as JSON", E::SCHEMA.name);
+            Err(Error::new(ErrorKind::InvalidEntity, message))
         }
     }
 }
@@ -34,8 +34,14 @@ pub(crate) fn decode<E: SyncEntity>(id: &str, record: &Record) -> Result<E, Erro
         with_roles(record, |name| schema.field(name).is_some()).and_then(serde_json::from_value)
     };
     entity.map_err(|error| {
-        let message = format!("the stored JSON of {}/{id} is not one of its entities: {error}", schema.name);
-        Error::caused(ErrorKind::InvalidEntity, message, error)
+        // The words of the error may hold what the user wrote (I21); its place does not.
+        let (line, column) = (error.line(), error.column());
+        let message = format!(
+            "the JSON of {}/{id} does not fit its entity (line {line}, column {column}): were fields added or changed \
+             without a default?",
+            schema.name
+        );
+        Error::new(ErrorKind::InvalidEntity, message)
     })
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::{
+    body,
     client::DatasyncClient,
     engine::{
         Engine,
@@ -12,7 +13,7 @@ use crate::{
         committer::{Reads, Tx},
     },
     error::{Error, ErrorKind},
-    row::{DEFAULT_ACCOUNT, Hold, Operation, OperationKind, ParkReason, Phase, Row, RowKey},
+    row::{DEFAULT_ACCOUNT, Hold, Operation, OperationKind, ParkReason, Phase, Record, Row, RowKey},
     store::{OperationsRequest, QueuedOperation},
 };
 
@@ -127,6 +128,7 @@ impl DatasyncClient {
     pub async fn discard(&self, table: &str, id: &str) -> Result<(), Error> {
         let key = self.pending_key(table, id)?;
         settle_doubt(&self.engine, &key).await?;
+        let table = Arc::clone(self.engine.tables.get(table)?);
         let reads = Reads::row(key.clone());
         let plan = move |tx: &mut Tx<'_>| {
             let Some(mut row) = tx.row(&key)? else { return Ok(()) };
@@ -140,7 +142,10 @@ impl DatasyncClient {
                 _ => None,
             };
             row.record = match shown {
-                Some(copy) => copy.live().cloned(),
+                Some(copy) => copy.live().map(|copy| {
+                    let ours = row.record.as_ref().map(|ours| &ours.body);
+                    Record { body: body::carry_local(&table.schema, &copy.body, ours), ..copy.clone() }
+                }),
                 None => row.base.take().filter(|base| !base.deleted),
             };
             row.base = None;

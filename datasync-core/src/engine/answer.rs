@@ -94,7 +94,9 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
                 operation.phase = Phase::New;
                 operation.frozen = None;
                 if row.operations.len() > 1 && !refuse(tx, row) {
+                    // Inserted and deleted again: what a pull has seen meanwhile is somebody else's row.
                     row.base = None;
+                    row.record = row.seen.take().filter(|seen| !seen.deleted);
                 }
                 return if row.operations.is_empty() { Effect::Done } else { unsent(row) };
             }

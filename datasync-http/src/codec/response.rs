@@ -80,8 +80,8 @@ pub(crate) fn page(response: &HttpResponse) -> Result<RawPage, TransportError> {
     if !is_object(&response.body) {
         return Err(protocol("the answer to a query is not a page"));
     }
-    let envelope: Envelope<'_> = serde_json::from_slice(&response.body)
-        .map_err(|error| protocol("the answer to a query is not a page").with_source(error))?;
+    let envelope: Envelope<'_> =
+        serde_json::from_slice(&response.body).map_err(|_| protocol("the answer to a query is not a page"))?;
     let rows =
         envelope.items.unwrap_or_default().into_iter().map(|item| {
             row(item.get().as_bytes()).ok_or_else(|| protocol("a row of a page is not an object with an id"))
