@@ -83,7 +83,7 @@ fn expand(ident: &Ident, krate: &Path, members: &[(&Ident, String)]) -> TokenStr
             #[allow(deprecated)]
             impl #krate::entity::FieldValue for #ident {
                 fn into_literal(self) -> #krate::query::Literal {
-                    #krate::query::Literal::Text(::std::string::String::from(match self {
+                    #krate::query::Literal::Text(<::std::string::String as ::core::convert::From<&::core::primitive::str>>::from(match self {
                         #(#ident::#variants => #names,)*
                     }))
                 }

@@ -137,7 +137,9 @@ async fn everything(store: &dyn Store) -> String {
     all + &format!("{:?}", store.losers("", Some(Uuid::from_u128(3)), 4).await.unwrap())
 }
 
-fn ranges() -> Vec<(Bound<Vec<u8>>, Bound<Vec<u8>>)> {
+type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+fn ranges() -> Vec<Range> {
     let keys = [vec![], vec![0], vec![0, 0], vec![b'a'], vec![0xff]];
     let mut ranges = vec![(Bound::Unbounded, Bound::Unbounded)];
     for one in &keys {
