@@ -6,7 +6,7 @@ use crate::{
     client::invalid_query,
     engine::{Engine, table::Table},
     error::Error,
-    query::{Evaluator, QueryDescription, SortKey, plan},
+    query::{Access, Evaluator, QueryDescription, SortKey, plan},
     row::{DEFAULT_ACCOUNT, Record},
     store::{Direction, ScanRequest},
 };
@@ -23,6 +23,18 @@ pub struct Rows<T> {
     pub total: Option<u64>,
 }
 
+fn scan(table: &Table, access: Access) -> ScanRequest {
+    ScanRequest {
+        account: DEFAULT_ACCOUNT.into(),
+        table: Arc::clone(&table.name),
+        index: access.index,
+        range: access.range,
+        direction: Direction::Forward,
+        after: None,
+        limit: CHUNK,
+    }
+}
+
 /// The records of a query in its order.
 pub(crate) async fn search(
     engine: &Engine,
@@ -34,15 +46,8 @@ pub(crate) async fn search(
     let skip = usize::try_from(query.skip).unwrap_or(usize::MAX);
     let top = query.top.map_or(usize::MAX, |top| usize::try_from(top).unwrap_or(usize::MAX));
     let enough = if access.ordered && !query.count { skip.saturating_add(top) } else { usize::MAX };
-    let mut request = ScanRequest {
-        account: DEFAULT_ACCOUNT.into(),
-        table: Arc::clone(&table.name),
-        index: access.index,
-        range: access.range,
-        direction: Direction::Forward,
-        after: None,
-        limit: CHUNK,
-    };
+    let ordered = access.ordered;
+    let mut request = scan(table, access);
     let mut found: Vec<(SortKey, Arc<str>, Record)> = Vec::new();
     while found.len() < enough {
         let page = engine.store.scan(&request).await?;
@@ -57,7 +62,7 @@ pub(crate) async fn search(
         }
     }
     let total = query.count.then_some(found.len() as u64);
-    if !access.ordered {
+    if !ordered {
         found.sort_unstable_by(|one, other| one.0.cmp(&other.0));
     }
     let rows = found.into_iter().skip(skip).take(top).map(|(_, id, record)| (id, record)).collect();
@@ -69,15 +74,7 @@ pub(crate) async fn count(engine: &Engine, table: &Table, query: &QueryDescripti
     let counted = QueryDescription { filter: query.filter.clone(), count: true, ..QueryDescription::default() };
     let evaluator = Evaluator::new(&counted, &table.schema).map_err(invalid_query)?;
     let access = plan(&counted, &table.schema);
-    let mut request = ScanRequest {
-        account: DEFAULT_ACCOUNT.into(),
-        table: Arc::clone(&table.name),
-        index: access.index,
-        range: access.range,
-        direction: Direction::Forward,
-        after: None,
-        limit: CHUNK,
-    };
+    let mut request = scan(table, access);
     let mut total = 0;
     loop {
         let page = engine.store.scan(&request).await?;
