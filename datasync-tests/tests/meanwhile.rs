@@ -22,11 +22,14 @@ enum Edit {
     DeleteAndInsert,
 }
 
+/// The table and what is done to it, once.
+type Planned = Arc<Mutex<Option<(OfflineTable<Note>, Edit)>>>;
+
 /// Lets the user edit after the service has done a change, and before its answer arrives.
 #[derive(Clone, Debug)]
 struct Meanwhile {
     inner: RouterExchange,
-    edit: Arc<Mutex<Option<(OfflineTable<Note>, Edit)>>>,
+    edit: Planned,
 }
 
 #[async_trait]
