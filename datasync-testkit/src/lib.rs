@@ -1,5 +1,12 @@
-//! The contract of `Store`, held by the memory store and by redb: whatever is done, both answer the same.
-#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+//! The suite of the contract of [`Store`](datasync_core::store::Store), for the authors of stores.
+//!
+//! ```
+//! datasync_testkit::store_conformance!(datasync_core::memory::MemoryStore::new);
+//! ```
+//!
+//! Each case makes a history with a fixed seed on the store and on the memory store, and compares every answer; a case
+//! that fails is run again by its name.
+#![allow(clippy::unwrap_used, reason = "a case fails where it stands")]
 
 use std::{ops::Bound, sync::Arc};
 
@@ -11,10 +18,102 @@ use datasync_core::{
         WriteBatch,
     },
 };
-use datasync_redb::RedbStore;
 use futures::executor::block_on;
 use jiff::Timestamp;
 use uuid::Uuid;
+
+/// Makes one test of each case of the contract.
+///
+/// The argument makes an empty store: a function or closure without arguments, called once for each case.
+#[macro_export]
+macro_rules! store_conformance {
+    ($make:expr) => {
+        #[test]
+        fn answers_like_the_memory_store() {
+            $crate::answers_like_the_memory_store($make);
+        }
+
+        #[test]
+        fn tells_of_another_set_of_indexes() {
+            $crate::tells_of_another_set_of_indexes($make);
+        }
+
+        #[test]
+        fn is_closed_after_close() {
+            $crate::is_closed_after_close($make);
+        }
+    };
+}
+
+/// Whatever is committed, a store answers every read as the memory store does; and a batch whose number is not the next
+/// changes nothing.
+///
+/// # Panics
+///
+/// If it does not.
+pub fn answers_like_the_memory_store<S: Store>(make: impl Fn() -> S) {
+    for seed in [1, 2, 3] {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ seed);
+        let (memory, store) = (MemoryStore::new(), make());
+        block_on(async {
+            assert!(memory.open(&specs()).await.unwrap().is_empty());
+            assert!(store.open(&specs()).await.unwrap().is_empty());
+            for number in 1..=60 {
+                let batch = batch(&mut random, number);
+                memory.commit(batch.clone()).await.unwrap();
+                store.commit(batch.clone()).await.unwrap();
+                let again = store.commit(batch).await.unwrap_err();
+                assert_eq!(again.kind(), StoreErrorKind::Superseded);
+                if number % 4 == 0 {
+                    assert_eq!(everything(&memory).await, everything(&store).await, "seed {seed}, commit {number}");
+                }
+            }
+        });
+    }
+}
+
+/// A table whose rows are in other indexes than those given is named by `open` until its rows were written again.
+///
+/// # Panics
+///
+/// If it is not.
+pub fn tells_of_another_set_of_indexes<S: Store>(make: impl Fn() -> S) {
+    let store = make();
+    block_on(async {
+        let old = TableSpec { table: "notes".into(), indexes: Vec::new() };
+        let new = specs().remove(0);
+        assert!(store.open(&[old]).await.unwrap().is_empty());
+        let record = Record { body: Body::from(&b"{}"[..]), version: None, updated_at: None, deleted: false };
+        let row = Row { record: Some(record), ..Row::default() };
+        let put = |index_keys| RowWrite::Put { key: RowKey::new("notes", "a"), row: row.clone(), index_keys };
+        let first = WriteBatch { number: 1, rows: vec![put(Vec::new())], ..WriteBatch::default() };
+        store.commit(first).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(store.open(std::slice::from_ref(&new)).await.unwrap(), [Arc::from("notes")]);
+        }
+        let rows = vec![put(vec![(INDEX.into(), vec![1])])];
+        let indexed = vec![new.clone()];
+        store.commit(WriteBatch { number: 2, rows, indexed, ..WriteBatch::default() }).await.unwrap();
+        assert!(store.open(&[new]).await.unwrap().is_empty());
+    });
+}
+
+/// After `close` every call fails with `Closed`, and a second `close` is no error.
+///
+/// # Panics
+///
+/// If it is not so.
+pub fn is_closed_after_close<S: Store>(make: impl Fn() -> S) {
+    let store = make();
+    block_on(async {
+        store.open(&specs()).await.unwrap();
+        store.close().await.unwrap();
+        assert_eq!(store.head().await.unwrap_err().kind(), StoreErrorKind::Closed);
+        let batch = WriteBatch { number: 1, ..WriteBatch::default() };
+        assert_eq!(store.commit(batch).await.unwrap_err().kind(), StoreErrorKind::Closed);
+        store.close().await.unwrap();
+    });
+}
 
 /// A small generator with a fixed seed: what fails can be run again.
 struct Random(u64);
@@ -150,70 +249,4 @@ fn ranges() -> Vec<Range> {
         ranges.push((Bound::Included(one.clone()), Bound::Unbounded));
     }
     ranges
-}
-
-#[test]
-fn memory_and_redb_answer_the_same_also_after_the_file_was_opened_again() {
-    for seed in [1, 2, 3] {
-        let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ seed);
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("store.redb");
-        let (memory, mut redb) = (MemoryStore::new(), RedbStore::open(&path).unwrap());
-        block_on(async {
-            assert!(memory.open(&specs()).await.unwrap().is_empty());
-            assert!(redb.open(&specs()).await.unwrap().is_empty());
-            for number in 1..=60 {
-                let batch = batch(&mut random, number);
-                memory.commit(batch.clone()).await.unwrap();
-                redb.commit(batch.clone()).await.unwrap();
-                if number % 20 == 0 {
-                    redb.close().await.unwrap();
-                    redb = RedbStore::open(&path).unwrap();
-                    assert!(redb.open(&specs()).await.unwrap().is_empty());
-                }
-                if number % 5 == 0 {
-                    assert_eq!(everything(&memory).await, everything(&redb).await, "seed {seed}, commit {number}");
-                }
-                for store in [&memory as &dyn Store, &redb] {
-                    let before = everything(store).await;
-                    let again = store.commit(batch.clone()).await.unwrap_err();
-                    assert_eq!(again.kind(), StoreErrorKind::Superseded);
-                    assert_eq!(everything(store).await, before, "a batch that comes too late changes nothing");
-                }
-            }
-        });
-    }
-}
-
-#[test]
-fn another_set_of_indexes_is_told_until_the_rows_are_written_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let stores: [Box<dyn Store>; 2] =
-        [Box::new(MemoryStore::new()), Box::new(RedbStore::open(folder.path().join("store.redb")).unwrap())];
-    for store in stores {
-        block_on(async {
-            let old = TableSpec { table: "notes".into(), indexes: Vec::new() };
-            let new = specs().remove(0);
-            assert!(store.open(&[old]).await.unwrap().is_empty());
-            let record = Record { body: Body::from(&b"{}"[..]), version: None, updated_at: None, deleted: false };
-            let row = Row { record: Some(record), ..Row::default() };
-            let put = |keys: Vec<(Arc<str>, Vec<u8>)>| RowWrite::Put {
-                key: RowKey::new("notes", "a"),
-                row: row.clone(),
-                index_keys: keys,
-            };
-            let first = WriteBatch { number: 1, rows: vec![put(Vec::new())], ..WriteBatch::default() };
-            store.commit(first).await.unwrap();
-            for _ in 0..2 {
-                assert_eq!(store.open(std::slice::from_ref(&new)).await.unwrap(), [Arc::from("notes")]);
-            }
-            let rows = vec![put(vec![(INDEX.into(), vec![1])])];
-            let indexed = vec![new.clone()];
-            store.commit(WriteBatch { number: 2, rows, indexed, ..WriteBatch::default() }).await.unwrap();
-            assert!(store.open(&[new]).await.unwrap().is_empty());
-            store.close().await.unwrap();
-            assert_eq!(store.head().await.unwrap_err().kind(), StoreErrorKind::Closed);
-            store.close().await.unwrap();
-        });
-    }
 }
