@@ -1,4 +1,4 @@
-//! The suite of the contract of [`Store`](datasync_core::store::Store), for the authors of stores.
+//! The suite of the contract of [`Store`], for the authors of stores.
 //!
 //! ```
 //! datasync_testkit::store_conformance!(datasync_core::memory::MemoryStore::new);
