@@ -1,8 +1,9 @@
 //! The configuration of a client: what may differ from app to app without another line of code.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use serde::Deserialize;
+use jiff::SignedDuration;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::error::{Error, ErrorKind};
 
@@ -63,6 +64,18 @@ pub struct SyncSection {
     pub page_size: u32,
     /// After how many pages a pull ends although there are more, at least 1; 100,000 by default.
     pub max_pages: u32,
+    /// How long after its stamp a row may still appear, because the service stamps rows before it commits them; at most
+    /// a day, 30 s by default. A pull reads again what was changed so long before the pull before it ended. Not used
+    /// where the service declares a safe horizon. In configuration text: `"30s"`, `"2m"`.
+    #[serde(deserialize_with = "duration")]
+    pub pull_overlap: Duration,
+}
+
+/// A duration as people write it: `"30s"`, `"1m 30s"`, or ISO 8601.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let read = text.parse::<SignedDuration>().ok().and_then(|read| Duration::try_from(read).ok());
+    read.ok_or_else(|| D::Error::custom(format!("`{text}` is no duration: write it like \"30s\" or \"2m\"")))
 }
 
 impl Default for SyncSection {
@@ -73,6 +86,7 @@ impl Default for SyncSection {
             wave_size: 100,
             page_size: 1_000,
             max_pages: 100_000,
+            pull_overlap: Duration::from_secs(30),
         }
     }
 }
@@ -111,6 +125,7 @@ impl SyncConfig {
         range("wave_size", self.sync.wave_size, 1, 10_000)?;
         range("page_size", self.sync.page_size as usize, 1, 10_000)?;
         range("max_pages", self.sync.max_pages as usize, 1, usize::MAX)?;
+        range("pull_overlap in seconds", self.sync.pull_overlap.as_secs() as usize, 0, 86_400)?;
         for table in self.tables.keys() {
             if !known.contains(&table.as_str()) {
                 let message =

@@ -38,8 +38,42 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// See [`TransportErrorKind`].
     async fn fetch(&self, table: &str, id: &str, include_deleted: bool) -> Result<Option<ServiceRow>, TransportError>;
 
-    /// Sends operations; the outcomes are in the order of the operations, one for each.
+    /// What the service can do. Asked for at each push, so the answer should be remembered.
+    ///
+    /// # Errors
+    ///
+    /// See [`TransportErrorKind`]; a push then sends one operation at a time.
+    async fn capabilities(&self) -> Result<Capabilities, TransportError> {
+        Ok(Capabilities::default())
+    }
+
+    /// Sends operations, at most [`Capabilities::batch`] of them; the outcomes are in the order of the operations, one
+    /// for each. Each has its own outcome, and one that is missing at the end is in doubt.
     async fn push(&self, operations: &[PushOperation]) -> Vec<PushOutcome>;
+}
+
+/// What a service can do, and its transport with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// How many operations one call of [`Transport::push`] may hold, at least 1.
+    pub batch: usize,
+}
+
+impl Default for Capabilities {
+    /// One operation at a time.
+    fn default() -> Self {
+        Capabilities { batch: 1 }
+    }
+}
+
+impl Capabilities {
+    /// With this many operations in one call of [`Transport::push`]; 0 counts as 1.
+    #[must_use]
+    pub fn with_batch(mut self, operations: usize) -> Capabilities {
+        self.batch = operations.max(1);
+        self
+    }
 }
 
 /// A row as the service has it.
@@ -76,6 +110,8 @@ pub struct PageRequest {
     pub first: bool,
     /// How many rows at most, at least 1.
     pub page_size: u32,
+    /// How long after its stamp a row may still appear; zero for a query. For services without a safe horizon.
+    pub overlap: Duration,
     /// Whether deleted rows are wanted; always true for a pull.
     pub include_deleted: bool,
 }

@@ -6,11 +6,12 @@ use datasync_core::clock::{Clock, SystemClock};
 use url::Url;
 
 use crate::{
+    auth::{TokenProvider, Tokens},
     codec::request::Endpoints,
-    exchange::Exchange,
+    exchange::{Exchange, HttpRequest},
     reqwest_client::ReqwestClient,
     surf_client::SurfExchange,
-    transport::{HttpTransport, Token},
+    transport::{Hook, HttpTransport, Known},
 };
 
 /// Why a transport cannot be built.
@@ -25,6 +26,14 @@ impl fmt::Display for HttpConfigError {
 
 impl std::error::Error for HttpConfigError {}
 
+/// Whether a name and a value may stand in a request as they are.
+fn is_header(name: &str, value: &str) -> bool {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty()
+        && name.bytes().all(token)
+        && value.bytes().all(|byte| byte == b'\t' || (0x20..0x7f).contains(&byte))
+}
+
 /// Builds an [`HttpTransport`].
 #[must_use]
 pub struct HttpTransportBuilder {
@@ -34,7 +43,10 @@ pub struct HttpTransportBuilder {
     retries: u32,
     max_body: usize,
     clock: Arc<dyn Clock>,
-    bearer: Option<Token>,
+    headers: Vec<(String, String)>,
+    before_send: Option<Hook>,
+    provider: Option<Box<dyn TokenProvider>>,
+    token_header: (String, String),
     handle: Option<tokio::runtime::Handle>,
     exchange: Option<Arc<dyn Exchange>>,
 }
@@ -54,7 +66,10 @@ impl HttpTransportBuilder {
             retries: 3,
             max_body: 64 * 1024 * 1024,
             clock: Arc::new(SystemClock),
-            bearer: None,
+            headers: Vec::new(),
+            before_send: None,
+            provider: None,
+            token_header: ("authorization".to_owned(), "Bearer".to_owned()),
             handle: None,
             exchange: None,
         }
@@ -85,9 +100,32 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Asked for a bearer token before each request; with `None` the request carries none.
-    pub fn bearer(mut self, token: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
-        self.bearer = Some(Arc::new(token));
+    /// Gets the token that each request carries; a request that is answered with 401 is sent once more with another.
+    /// See [`TokenProvider`].
+    pub fn token_provider(mut self, provider: impl TokenProvider) -> Self {
+        self.provider = Some(Box::new(provider));
+        self
+    }
+
+    /// The header of the token and the word before it, `authorization` and `Bearer` by default; no word if it is empty,
+    /// as Azure's `x-zumo-auth` has it.
+    pub fn token_header(mut self, name: impl Into<String>, scheme: impl Into<String>) -> Self {
+        self.token_header = (name.into(), scheme.into());
+        self
+    }
+
+    /// A header that every request carries.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Looks at each request before it is sent, and may change it; called once, also if the request is sent again. The
+    /// token is not in it yet. A request that is turned to another origin is refused.
+    ///
+    /// To see the answers too, wrap an [`Exchange`] and give it to [`exchange`](HttpTransportBuilder::exchange).
+    pub fn before_send(mut self, hook: impl Fn(&mut HttpRequest) + Send + Sync + 'static) -> Self {
+        self.before_send = Some(Arc::new(hook));
         self
     }
 
@@ -135,7 +173,9 @@ impl HttpTransportBuilder {
             ));
         }
         if !base.username().is_empty() || base.password().is_some() {
-            return wrong("the address of the service must not carry a user or password: use `bearer`".to_owned());
+            return wrong(
+                "the address of the service must not carry a user or password: use `token_provider`".to_owned(),
+            );
         }
         if self.timeout.is_zero() {
             return wrong("the timeout must be more than 0".to_owned());
@@ -143,6 +183,14 @@ impl HttpTransportBuilder {
         if self.retries > 20 {
             return wrong(format!("{} retries are too many: at most 20", self.retries));
         }
+        for (name, value) in self.headers.iter().chain([&self.token_header]) {
+            if !is_header(name, value) {
+                return wrong(format!("`{name}` cannot be the name of a header, or its value cannot stand in one"));
+            }
+        }
+        let (header, scheme) = self.token_header;
+        let tokens =
+            self.provider.map(|provider| Arc::new(Tokens { provider, header, scheme, state: Default::default() }));
         let exchange = match self.exchange {
             Some(exchange) => exchange,
             None => {
@@ -157,8 +205,11 @@ impl HttpTransportBuilder {
             retries: self.retries,
             max_body: self.max_body,
             clock: self.clock,
-            bearer: self.bearer,
+            headers: self.headers,
+            before_send: self.before_send,
+            tokens,
             exchange,
+            known: Arc::new(Known::default()),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The seam between the codec and a client: one request, one whole response.
 
-use std::{error::Error as StdError, fmt};
+use std::{borrow::Cow, error::Error as StdError, fmt};
 
 use async_trait::async_trait;
 
@@ -34,8 +34,8 @@ pub struct HttpRequest {
     pub method: Method,
     /// The whole URL.
     pub url: url::Url,
-    /// The headers, in lower case.
-    pub headers: Vec<(&'static str, String)>,
+    /// The headers; names in lower case.
+    pub headers: Vec<(Cow<'static, str>, String)>,
     /// The body; empty for none.
     pub body: Vec<u8>,
 }

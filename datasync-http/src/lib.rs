@@ -13,7 +13,9 @@
 //!
 //! This release has no TLS of its own: for `https` give the builder a `surf::Client` that has it.
 
+mod auth;
 mod codec;
+mod compression;
 mod config;
 mod exchange;
 mod reqwest_client;
@@ -21,6 +23,7 @@ mod retry;
 mod surf_client;
 mod transport;
 
+pub use auth::{AccessToken, TokenError, TokenProvider};
 pub use config::{HttpConfigError, HttpTransportBuilder};
 pub use exchange::{Exchange, ExchangeError, ExchangeErrorKind, HttpRequest, HttpResponse, Method};
 pub use transport::HttpTransport;

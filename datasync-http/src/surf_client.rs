@@ -39,7 +39,7 @@ impl Exchange for SurfExchange {
         };
         let mut outgoing = surf::Request::new(method, request.url);
         for (name, value) in request.headers {
-            outgoing.insert_header(name, value);
+            outgoing.insert_header(name.as_ref(), value);
         }
         if !request.body.is_empty() {
             let kind = outgoing.content_type();

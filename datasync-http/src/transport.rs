@@ -1,33 +1,47 @@
 //! The transport: the codec, a client, deadlines and retries.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use datasync_core::{
     clock::Clock,
     store::DeltaToken,
     transport::{
-        Page, PageRequest, Purpose, PushOperation, PushOutcome, ServiceRow, Transport, TransportError,
+        Capabilities, Page, PageRequest, Purpose, PushOperation, PushOutcome, ServiceRow, Transport, TransportError,
         TransportErrorKind,
     },
 };
-use futures::future::{Either, select};
+use futures::{
+    future::{Either, select},
+    lock::Mutex,
+};
 
 use crate::{
+    auth::Tokens,
     codec::{
-        paging::Position,
+        batch,
+        capabilities::{self, Extensions},
+        position::Position,
         request::{self, Endpoints},
         response,
     },
+    compression,
     config::{HttpConfigError, HttpTransportBuilder},
     exchange::{Exchange, HttpRequest, HttpResponse, Method},
     retry,
 };
 
-/// Gives a bearer token, or none.
-pub(crate) type Token = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+/// Looks at each request before it is sent.
+pub(crate) type Hook = Arc<dyn Fn(&mut HttpRequest) + Send + Sync>;
 
-/// A service over HTTP. Clones share the connections.
+/// A service over HTTP. Clones share the connections, the token and what is known of the service.
 #[derive(Clone)]
 pub struct HttpTransport {
     pub(crate) endpoints: Endpoints,
@@ -35,8 +49,19 @@ pub struct HttpTransport {
     pub(crate) retries: u32,
     pub(crate) max_body: usize,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) bearer: Option<Token>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) before_send: Option<Hook>,
+    pub(crate) tokens: Option<Arc<Tokens>>,
     pub(crate) exchange: Arc<dyn Exchange>,
+    pub(crate) known: Arc<Known>,
+}
+
+/// What was learnt of the service.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    extensions: Mutex<Option<Extensions>>,
+    /// How many operations a batch holds: halved when one is refused or lost, doubled when one went well; 0 at first.
+    batch: AtomicUsize,
 }
 
 impl fmt::Debug for HttpTransport {
@@ -61,10 +86,7 @@ impl HttpTransport {
     }
 
     /// One attempt: the deadline covers the connection, the request and the whole answer.
-    async fn attempt(&self, mut request: HttpRequest) -> Result<HttpResponse, TransportError> {
-        if let Some(token) = self.bearer.as_ref().and_then(|bearer| bearer()) {
-            request.headers.push(("authorization", format!("Bearer {token}")));
-        }
+    async fn attempt(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
         let exchange = self.exchange.send(request, self.max_body);
         match select(exchange, self.clock.sleep(self.timeout)).await {
             Either::Left((response, _)) => response.map_err(response::broken),
@@ -75,12 +97,46 @@ impl HttpTransport {
         }
     }
 
+    /// What the app adds to a request. It goes to the configured origin, whatever a hook has made of it (I25).
+    fn prepare(&self, mut request: HttpRequest) -> Result<HttpRequest, TransportError> {
+        for (name, value) in &self.headers {
+            request.headers.push((name.clone().into(), value.clone()));
+        }
+        if let Some(hook) = &self.before_send {
+            hook(&mut request);
+        }
+        if request.url.origin() != self.endpoints.base().origin() {
+            let message = "the request was turned to another origin than the configured one, and is not sent";
+            return Err(TransportError::new(TransportErrorKind::Rejected, message));
+        }
+        Ok(request)
+    }
+
+    /// An attempt with the token, and once more with another one if the service refuses it.
+    async fn authorized(&self, request: &HttpRequest) -> Result<HttpResponse, TransportError> {
+        let Some(tokens) = &self.tokens else { return self.attempt(request.clone()).await };
+        let mut refused = None;
+        loop {
+            let authorization = tokens.authorize(&*self.clock, refused).await?;
+            let mut request = request.clone();
+            if let Some((name, value)) = authorization.header {
+                request.headers.push((name.into(), value));
+            }
+            let response = self.attempt(request).await?;
+            if response.status != 401 || refused.is_some() {
+                return Ok(response);
+            }
+            refused = Some(authorization.number);
+        }
+    }
+
     /// Sends, and sends again what may be sent again.
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
+        let request = self.prepare(request)?;
         let changes = request.method != Method::Get;
         let mut attempt = 0;
         loop {
-            let error = match self.attempt(request.clone()).await {
+            let error = match self.authorized(&request).await {
                 Ok(response) if changes || !matches!(response.status, 408 | 425 | 429 | 500..=599) => {
                     return Ok(response);
                 }
@@ -98,13 +154,41 @@ impl HttpTransport {
         }
     }
 
+    /// What the service can do: asked once, and remembered if it was answered.
+    async fn extensions(&self) -> Result<Extensions, TransportError> {
+        let mut known = self.known.extensions.lock().await;
+        if let Some(extensions) = *known {
+            return Ok(extensions);
+        }
+        let response = self.send(request::get(self.endpoints.below(capabilities::PATH))).await?;
+        Ok(*known.insert(capabilities::read(&response)?))
+    }
+
     async fn pull_page(&self, page: &PageRequest) -> Result<Page, TransportError> {
-        let position = Position::read(page.token.as_ref())?;
-        let query = position.query(&page.query, page.page_size, page.first);
-        let response = self.send(request::query(&self.endpoints, &page.table, &query, true)).await?;
-        let raw = response::page(&response)?;
-        let (behind, more) = position.behind(&raw, page.page_size)?;
-        Ok(Page { rows: raw.rows, token: Some(behind.token()?), more, total: raw.count })
+        for _ in 0..2 {
+            let place = match Position::read(page.token.as_ref(), self.extensions().await?.delta)? {
+                Position::Delta(place) => place,
+                Position::Keyset(keyset) => {
+                    let query = keyset.query(&page.query, page.page_size, page.first);
+                    let response = self.send(request::query(&self.endpoints, &page.table, &query, true)).await?;
+                    let raw = response::page(&response)?;
+                    let (behind, more) = keyset.behind(&raw, page.page_size, page.overlap)?;
+                    let token = Some(Position::Keyset(behind).token()?);
+                    return Ok(Page { rows: raw.rows, token, more, total: raw.count });
+                }
+            };
+            let query = place.query(&page.query, page.page_size, page.first);
+            let response = self.send(request::delta(&self.endpoints, &page.table, &query, &place.token)).await?;
+            let raw = response::page(&response)?;
+            if let Some((behind, more)) = place.behind(&raw)? {
+                let token = Some(Position::Delta(behind).token()?);
+                return Ok(Page { rows: raw.rows, token, more, total: raw.count });
+            }
+            // The service has changed: it is asked once more what it can do.
+            *self.known.extensions.lock().await = None;
+        }
+        let message = "the service declares delta pages and does not answer them";
+        Err(TransportError::new(TransportErrorKind::Protocol, message))
     }
 
     async fn query_page(&self, page: &PageRequest) -> Result<Page, TransportError> {
@@ -127,10 +211,67 @@ impl HttpTransport {
             Err(error) => PushOutcome::Failed(error),
         }
     }
+
+    /// Sends operations in as few requests as the service takes: a batch that is refused as a whole is halved.
+    async fn changes(&self, operations: &[PushOperation], extensions: Extensions) -> Vec<PushOutcome> {
+        let mut outcomes = Vec::with_capacity(operations.len());
+        while outcomes.len() < operations.len() {
+            let left = &operations[outcomes.len()..];
+            let most = extensions.batch.map_or(1, |limits| limits.operations);
+            let size = match self.known.batch.load(Ordering::Relaxed) {
+                0 => most,
+                size => size.min(most),
+            };
+            let part = &left[..size.clamp(1, left.len())];
+            let batch = (part.len() > 1).then(|| batch::request(&self.endpoints, part)).flatten();
+            let (Some(mut request), Some(limits)) = (batch, extensions.batch) else {
+                outcomes.push(self.change(&part[0]).await);
+                // After a batch that was refused down to one operation, two are tried again.
+                let _ = self.known.batch.compare_exchange(1, 2, Ordering::Relaxed, Ordering::Relaxed);
+                continue;
+            };
+            if request.body.len() > limits.bytes {
+                self.known.batch.store(part.len() / 2, Ordering::Relaxed);
+                continue;
+            }
+            if extensions.gzip {
+                request = compression::compress(request);
+            }
+            let answer = self.send(request).await.map(|response| batch::answer(&response, part));
+            let (found, next) = match answer {
+                Ok(batch::Answer::Each(found)) => (found, part.len().saturating_mul(2)),
+                Ok(batch::Answer::Refused) => (Vec::new(), part.len() / 2),
+                Ok(batch::Answer::All(error)) | Err(error) => (common(error, part.len()), part.len() / 2),
+            };
+            self.known.batch.store(next.max(1), Ordering::Relaxed);
+            outcomes.extend(found);
+        }
+        outcomes
+    }
+}
+
+/// The same failure for each operation of a batch.
+fn common(error: TransportError, operations: usize) -> Vec<PushOutcome> {
+    let (kind, message, status, wait) = (error.kind(), error.to_string(), error.status(), error.retry_after());
+    let another = || {
+        let another = TransportError::new(kind, message.clone()).with_retry_after(wait);
+        PushOutcome::Failed(match status {
+            Some(status) => another.with_status(status),
+            None => another,
+        })
+    };
+    let mut outcomes: Vec<PushOutcome> = (1..operations).map(|_| another()).collect();
+    outcomes.push(PushOutcome::Failed(error));
+    outcomes
 }
 
 #[async_trait]
 impl Transport for HttpTransport {
+    async fn capabilities(&self) -> Result<Capabilities, TransportError> {
+        let batch = self.extensions().await?.batch;
+        Ok(Capabilities::default().with_batch(batch.map_or(1, |limits| limits.operations)))
+    }
+
     async fn fetch_page(&self, request: &PageRequest) -> Result<Page, TransportError> {
         match request.purpose {
             Purpose::Pull => self.pull_page(request).await,
@@ -144,10 +285,10 @@ impl Transport for HttpTransport {
     }
 
     async fn push(&self, operations: &[PushOperation]) -> Vec<PushOutcome> {
-        let mut outcomes = Vec::with_capacity(operations.len());
-        for operation in operations {
-            outcomes.push(self.change(operation).await);
+        match self.extensions().await {
+            Ok(extensions) if operations.len() > 1 => self.changes(operations, extensions).await,
+            // A service that cannot say what it can do is sent one operation after the other.
+            _ => self.changes(operations, Extensions::default()).await,
         }
-        outcomes
     }
 }

@@ -15,7 +15,7 @@ use datasync_core::{
     row::{Body, OperationKind},
     transport::{PageRequest, Purpose, PushOperation, PushOutcome, Transport, TransportErrorKind},
 };
-use datasync_http::HttpTransport;
+use datasync_http::{AccessToken, HttpTransport};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -230,6 +230,7 @@ fn i25_a_next_link_to_another_origin_is_not_followed() {
             token: None,
             first: true,
             page_size: 10,
+            overlap: Duration::ZERO,
             include_deleted: false,
         };
         let page = server.transport().fetch_page(&request).await.unwrap();
@@ -259,6 +260,8 @@ fn i11_reads_are_tried_again_and_changes_are_not() {
             version: Some("AQ==".to_owned()),
             body: Some(Body::from(&br#"{"id":"flaky"}"#[..])),
         };
+        transport.capabilities().await.unwrap();
+        failing.requests.store(0, Ordering::SeqCst);
         let outcome = transport.push(&[operation]).await.pop().unwrap();
         assert!(matches!(outcome, PushOutcome::Failed(error) if error.kind() == TransportErrorKind::Server));
         assert_eq!(failing.requests.load(Ordering::SeqCst), 1);
@@ -267,7 +270,7 @@ fn i11_reads_are_tried_again_and_changes_are_not() {
 
 #[test]
 fn i21_nothing_secret_is_in_debug_output() {
-    let builder = HttpTransport::builder("http://h").bearer(|| Some("secret".to_owned()));
+    let builder = HttpTransport::builder("http://h").token_provider(|| async { Ok(Some(AccessToken::new("secret"))) });
     assert!(!format!("{builder:?}").contains("secret"));
     assert!(!format!("{:?}", builder.build().unwrap()).contains("secret"));
 }

@@ -3,11 +3,11 @@
 use datasync_core::{
     query::milliseconds,
     row::{Body, Record},
-    schema::{DELETED, FieldKind, ID, TableSchema, UPDATED_AT, VERSION},
+    schema::{DELETED, FieldKind, ID, UPDATED_AT, VERSION},
 };
 use serde_json::{Map, Value};
 
-use crate::repository::Row;
+use crate::{options::TableOptions, repository::Row};
 
 /// A row that a client sent.
 #[derive(Debug)]
@@ -20,10 +20,12 @@ pub(crate) struct Sent {
     pub(crate) fields: Map<String, Value>,
 }
 
-/// Reads a row: names without regard to case, unknown members dropped, missing ones null, numbers also as texts.
+/// Reads a row: names without regard to case, unknown members dropped unless the table is schemaless, missing ones the
+/// default of their kind, numbers also as texts.
 ///
 /// The error is a sentence for the client. The reference answers a body that cannot be read with 500; here it is 400.
-pub(crate) fn read(schema: &TableSchema, body: &[u8]) -> Result<Option<Sent>, String> {
+pub(crate) fn read(options: &TableOptions, body: &[u8]) -> Result<Option<Sent>, String> {
+    let schema = &options.schema;
     let value: Value = serde_json::from_slice(body).map_err(|error| format!("The body is not JSON: {error}."))?;
     let object = match value {
         Value::Null => return Ok(None),
@@ -43,11 +45,17 @@ pub(crate) fn read(schema: &TableSchema, body: &[u8]) -> Result<Option<Sent>, St
             sent.deleted = value == Value::Bool(true);
         } else if !is(VERSION) && !is(UPDATED_AT) {
             let field = schema.fields.iter().find(|field| field.name.eq_ignore_ascii_case(&name));
-            if let Some(field) = field.filter(|field| !field.local) {
-                let value = fit(&field.kind, value).ok_or_else(|| {
-                    format!("The value of `{}` is not of the kind {}.", field.name, field.kind.name())
-                })?;
-                sent.fields.insert(field.name.to_string(), value);
+            match field {
+                Some(field) if !field.local => {
+                    let value = fit(&field.kind, value).ok_or_else(|| {
+                        format!("The value of `{}` is not of the kind {}.", field.name, field.kind.name())
+                    })?;
+                    sent.fields.insert(field.name.to_string(), value);
+                }
+                None if options.schemaless => {
+                    sent.fields.insert(name, value);
+                }
+                _ => {}
             }
         }
     }
@@ -105,21 +113,26 @@ fn fit(kind: &FieldKind, value: Value) -> Option<Value> {
 }
 
 /// The row as it is kept: the data fields and the id, as JSON.
-pub(crate) fn keep(id: &str, sent: Sent, deleted: bool) -> Row {
-    let mut object = sent.fields;
-    object.insert(ID.to_owned(), id.into());
+pub(crate) fn keep(id: &str, mut fields: Map<String, Value>, deleted: bool) -> Record {
+    for name in [VERSION, UPDATED_AT, DELETED] {
+        fields.remove(name);
+    }
+    fields.insert(ID.to_owned(), id.into());
     // A map of JSON values is always JSON.
-    let body = Body::from(serde_json::to_vec(&object).unwrap_or_default());
-    Row { id: id.into(), record: Record { body, version: None, updated_at: None, deleted } }
+    let body = Body::from(serde_json::to_vec(&fields).unwrap_or_default());
+    Record { body, version: None, updated_at: None, deleted }
 }
 
 /// The row as it is answered: every field of the schema, nulls written, and the system properties.
-pub(crate) fn write(schema: &TableSchema, row: &Row) -> Map<String, Value> {
-    let kept: Map<String, Value> = serde_json::from_slice(row.record.body.as_bytes()).unwrap_or_default();
+pub(crate) fn write(options: &TableOptions, row: &Row) -> Map<String, Value> {
+    let mut kept: Map<String, Value> = serde_json::from_slice(row.record.body.as_bytes()).unwrap_or_default();
     let mut object = Map::new();
-    for field in schema.fields.iter().filter(|field| !field.local && is_data(&field.name)) {
-        let value = kept.get(field.name.as_ref()).cloned().unwrap_or(Value::Null);
+    for field in options.schema.fields.iter().filter(|field| !field.local && is_data(&field.name)) {
+        let value = kept.remove(field.name.as_ref()).unwrap_or(Value::Null);
         object.insert(field.name.to_string(), value);
+    }
+    if options.schemaless {
+        object.extend(kept);
     }
     object.insert(ID.to_owned(), row.id.as_ref().into());
     object.insert(VERSION.to_owned(), row.record.version.clone().into());

@@ -15,6 +15,7 @@
 //! # Ok::<(), datasync_server::ServiceConfigError>(())
 //! ```
 
+mod access;
 mod body;
 mod error;
 mod handlers;
@@ -26,9 +27,13 @@ mod repository;
 mod router;
 mod serve;
 
-pub use memory::MemoryRepository;
+pub use access::{AccessControl, TableOperation};
+pub use memory::{MemoryRepository, Stamping};
 pub use options::{ServiceConfigError, TableOptions};
-pub use repository::{Effect, Idempotency, Repository, RepositoryError, Row, WriteOutcome};
+pub use repository::{
+    Action, Change, Changes, Effect, Idempotency, KEYS_KEPT, Place, Repository, RepositoryError, Row, RowQuery,
+    Selection, WriteOutcome,
+};
 pub use router::{DatasyncService, ServiceBuilder};
 pub use serve::DatasyncServer;
 

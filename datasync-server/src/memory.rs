@@ -1,45 +1,68 @@
 //! Rows in memory.
 
 use std::{
+    cmp::Ordering,
     collections::BTreeMap,
     fmt,
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use datasync_core::{
-    clock::{Clock, SystemClock},
-    query::{Evaluator, QueryError},
+    clock::{Clock, SystemClock, random_key},
+    query::{Evaluator, QueryDescription, SortKey},
     row::{Body, Record},
+    schema::UPDATED_AT,
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, TimestampRound, Unit};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::repository::{Effect, Idempotency, Repository, RepositoryError, Row, WriteOutcome, select};
+use crate::repository::{
+    Change, Changes, Effect, Idempotency, Judged, KEYS_KEPT, Place, ROWS_A_PAGE, Repository, RepositoryError, Row,
+    RowQuery, Selection, WriteOutcome, judge, monotone,
+};
 
-/// How long an idempotency key is kept.
-const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Which times a [`MemoryRepository`] gives its rows, so that a client can be tested against services that do it worse.
+#[derive(Clone, Debug, Default)]
+pub enum Stamping {
+    /// As [`Repository`] demands.
+    #[default]
+    Own,
+    /// Whatever this says of an id and the time of the request.
+    Given(fn(&str, Timestamp) -> Timestamp),
+    /// To 100 ns; shown, as by the originals, with the milliseconds cut off.
+    Cut,
+    /// To 100 ns; shown rounded to milliseconds.
+    Rounded,
+    /// Up to this much before the change can be seen, as a service does that stamps a row before its commit.
+    BeforeCommit(SignedDuration),
+}
 
 /// The rows of a table in memory. Clones are handles of the same rows.
 #[derive(Clone)]
 pub struct MemoryRepository {
     state: Arc<Mutex<State>>,
     clock: Arc<dyn Clock>,
+    stamping: Stamping,
+    epoch: Uuid,
 }
 
 #[derive(Default)]
 struct State {
     rows: BTreeMap<Arc<str>, Row>,
-    effects: BTreeMap<Uuid, Effect>,
-    by_age: BTreeMap<(Timestamp, Uuid), ()>,
+    by_sequence: BTreeMap<u64, (Timestamp, Arc<str>)>,
+    sequence: u64,
     latest: Option<Timestamp>,
+    effects: BTreeMap<(Arc<str>, Uuid), Effect>,
+    by_age: BTreeMap<(Timestamp, Uuid), Arc<str>>,
 }
 
 impl fmt::Debug for MemoryRepository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryRepository").field("rows", &self.state().rows.len()).finish()
+        f.debug_struct("MemoryRepository").field("rows", &self.state().rows.len()).finish_non_exhaustive()
     }
 }
 
@@ -59,18 +82,26 @@ impl MemoryRepository {
     /// No rows, and versions from this clock's randomness.
     #[must_use]
     pub fn with_clock(clock: impl Clock) -> MemoryRepository {
-        MemoryRepository { state: Arc::default(), clock: Arc::new(clock) }
+        let epoch = random_key(&clock);
+        MemoryRepository { state: Arc::default(), clock: Arc::new(clock), stamping: Stamping::Own, epoch }
     }
 
-    /// Adds the objects of a JSON array; one without an `id` gets one. Existing rows of the same ids are replaced. Their
-    /// times lie one millisecond apart and end now, as if they had been written one after the other, so that pages of
-    /// them never split a millisecond. Returns how many there were.
+    /// Gives rows these times, for tests.
+    #[must_use]
+    pub fn stamping(mut self, stamping: Stamping) -> MemoryRepository {
+        self.stamping = stamping;
+        self
+    }
+
+    /// Adds the objects of a JSON array; one without an `id` gets one, and one with `"deleted": true` is marked so.
+    /// Existing rows of the same ids are replaced. Their times lie one millisecond apart and end now, as if they had been
+    /// written one after the other, so that pages of them never split a millisecond. Returns how many there were.
     ///
     /// # Errors
     ///
     /// A value that is not an array of objects.
     pub fn seed(&self, rows: Value) -> Result<usize, RepositoryError> {
-        let wrong = || RepositoryError("the data must be a JSON array of objects".into());
+        let wrong = || RepositoryError::new("the data must be a JSON array of objects");
         let Value::Array(items) = rows else { return Err(wrong()) };
         let count = items.len();
         let now = self.clock.now();
@@ -79,15 +110,13 @@ impl MemoryRepository {
             let Value::Object(mut object) = item else { return Err(wrong()) };
             let id = match object.get("id").and_then(Value::as_str) {
                 Some(id) if !id.is_empty() => id.to_owned(),
-                _ => datasync_core::clock::random_key(&*self.clock).simple().to_string(),
+                _ => random_key(&*self.clock).simple().to_string(),
             };
             object.insert("id".to_owned(), id.as_str().into());
-            let body = serde_json::to_vec(&object).map_err(|error| RepositoryError(error.into()))?;
-            let record = Record { body: Body::from(body), version: None, updated_at: None, deleted: false };
-            let row = Row { id: id.into(), record };
-            let mut state = self.state();
-            let row = self.stamp(&mut state, row, now.checked_sub(before).unwrap_or(now));
-            state.rows.insert(Arc::clone(&row.id), row);
+            let deleted = object.remove("deleted") == Some(Value::Bool(true));
+            let body = serde_json::to_vec(&object).map_err(RepositoryError::new)?;
+            let record = Record { body: Body::from(body), version: None, updated_at: None, deleted };
+            self.put(&mut self.state(), &id.into(), record, now.checked_sub(before).unwrap_or(now));
         }
         Ok(count)
     }
@@ -95,107 +124,157 @@ impl MemoryRepository {
     /// All rows, deleted ones included, in the order of their ids.
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
-        self.state().rows.values().cloned().collect()
+        self.state().rows.values().map(|row| self.shown(row)).collect()
+    }
+
+    /// Removes every row and what is known of them.
+    pub fn clear(&self) {
+        let mut state = self.state();
+        *state = State { sequence: state.sequence, latest: state.latest, ..State::default() };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the row a new version, and a time that never goes back.
-    fn stamp(&self, state: &mut State, mut row: Row, now: Timestamp) -> Row {
-        let cut = Timestamp::from_millisecond(now.as_nanosecond().div_euclid(1_000_000) as i64).unwrap_or(now);
-        let time = state.latest.map_or(cut, |latest| latest.max(cut));
-        state.latest = Some(time);
+    /// Stores a record with a new version, sequence and time.
+    fn put(&self, state: &mut State, id: &Arc<str>, mut record: Record, now: Timestamp) -> Row {
+        let time = match &self.stamping {
+            Stamping::Own => monotone(now, state.latest),
+            Stamping::Given(given) => given(id, now),
+            Stamping::Cut | Stamping::Rounded => {
+                Timestamp::from_nanosecond(now.as_nanosecond().div_euclid(100) * 100).unwrap_or(now)
+            }
+            Stamping::BeforeCommit(by) => {
+                let most = by.as_millis().unsigned_abs() as u64 + 1;
+                let before = i64::try_from(self.clock.random() % most).unwrap_or(0);
+                now.checked_sub(SignedDuration::from_millis(before)).unwrap_or(now)
+            }
+        };
         let bytes = [self.clock.random().to_be_bytes(), self.clock.random().to_be_bytes()].concat();
-        row.record.version = Some(BASE64_STANDARD.encode(bytes));
-        row.record.updated_at = Some(time);
+        record.version = Some(BASE64_STANDARD.encode(bytes));
+        record.updated_at = Some(time);
+        state.latest = state.latest.max(Some(time));
+        state.sequence += 1;
+        let row = Row { id: Arc::clone(id), record, sequence: state.sequence };
+        if let Some(before) = state.rows.insert(Arc::clone(id), row.clone()) {
+            state.by_sequence.remove(&before.sequence);
+        }
+        state.by_sequence.insert(row.sequence, (time, Arc::clone(id)));
         row
+    }
+
+    /// The row as it leaves the service.
+    fn shown(&self, row: &Row) -> Row {
+        let mut row = row.clone();
+        if let (Stamping::Rounded, Some(time)) = (&self.stamping, row.record.updated_at) {
+            row.record.updated_at = time.round(TimestampRound::new().smallest(Unit::Millisecond)).ok();
+        }
+        row
+    }
+
+    /// The order of the rows; where times are kept more exactly than they are shown, they count as they are kept.
+    fn order(&self, query: &QueryDescription, one: &(SortKey, &Row), other: &(SortKey, &Row)) -> Ordering {
+        let by_time = query.order.first().filter(|key| key.field.eq_ignore_ascii_case(UPDATED_AT));
+        let exact = one.1.record.updated_at.cmp(&other.1.record.updated_at);
+        let first = match by_time {
+            None => Ordering::Equal,
+            Some(key) if key.descending => exact.reverse(),
+            Some(_) => exact,
+        };
+        first.then_with(|| one.0.cmp(&other.0))
     }
 }
 
 impl State {
-    fn remember(&mut self, key: Option<Idempotency>, row: Option<Row>, now: Timestamp) {
-        let Some(Idempotency { key, effect }) = key else { return };
-        let oldest = now.checked_sub(KEPT).unwrap_or(Timestamp::MIN);
-        while let Some(((at, old), ())) = self.by_age.first_key_value().filter(|((at, _), ())| *at < oldest) {
-            let (at, old) = (*at, *old);
-            self.by_age.remove(&(at, old));
-            self.effects.remove(&old);
+    fn remember(&mut self, key: Option<Idempotency>, row: &Row, now: Timestamp) {
+        let Some(Idempotency { caller, key, request, status }) = key else { return };
+        let oldest = now.checked_sub(KEYS_KEPT).unwrap_or(Timestamp::MIN);
+        while let Some(((at, old), caller)) = self.by_age.pop_first() {
+            if at >= oldest {
+                self.by_age.insert((at, old), caller);
+                break;
+            }
+            self.effects.remove(&(caller, old));
         }
-        self.by_age.insert((now, key), ());
-        self.effects.insert(key, Effect { row, at: now, ..effect });
+        self.by_age.insert((now, key), Arc::clone(&caller));
+        self.effects.insert((caller, key), Effect { request, status, row: row.clone(), at: now });
     }
 }
 
 #[async_trait]
 impl Repository for MemoryRepository {
+    async fn epoch(&self) -> Result<Uuid, RepositoryError> {
+        Ok(self.epoch)
+    }
+
     async fn read(&self, id: &str) -> Result<Option<Row>, RepositoryError> {
-        Ok(self.state().rows.get(id).cloned())
+        Ok(self.state().rows.get(id).map(|row| self.shown(row)))
     }
 
-    async fn query(
-        &self,
-        evaluator: &Evaluator,
-        include_deleted: bool,
-    ) -> Result<Result<Vec<Row>, QueryError>, RepositoryError> {
+    async fn query(&self, query: RowQuery) -> Result<Selection, RepositoryError> {
         let state = self.state();
-        Ok(select(state.rows.values().filter(|row| include_deleted || !row.record.deleted), evaluator))
+        let mut found: Vec<(SortKey, &Row)> = Vec::new();
+        for row in state.rows.values().filter(|row| query.include_deleted || !row.record.deleted) {
+            let key = query.evaluator.evaluate(&row.id, &row.record).map_err(RepositoryError::new)?;
+            found.extend(key.map(|key| (key, row)));
+        }
+        found.sort_unstable_by(|one, other| self.order(&query.description, one, other));
+        let skip = usize::try_from(query.description.skip).unwrap_or(usize::MAX);
+        let total = query.description.count.then_some(found.len() as u64);
+        let more = found.len() > skip.saturating_add(query.limit);
+        let rows = found.iter().skip(skip).take(query.limit).map(|(_, row)| self.shown(row)).collect();
+        Ok(Selection { rows, more, total })
     }
 
-    async fn create(
+    async fn changes(
         &self,
-        row: Row,
-        now: Timestamp,
-        key: Option<Idempotency>,
-    ) -> Result<WriteOutcome, RepositoryError> {
-        let mut state = self.state();
-        if let Some(there) = state.rows.get(&row.id) {
-            return Ok(WriteOutcome::Conflict(there.clone()));
+        since: Option<Place>,
+        evaluator: Evaluator,
+        limit: usize,
+    ) -> Result<Changes, RepositoryError> {
+        let state = self.state();
+        let from = since.map_or(Bound::Unbounded, |place| Bound::Excluded(place.sequence));
+        let mut changes = Changes { rows: Vec::new(), place: since, more: false };
+        for (looked_at, (sequence, (time, id))) in state.by_sequence.range((from, Bound::Unbounded)).enumerate() {
+            if changes.rows.len() == limit || looked_at == ROWS_A_PAGE {
+                changes.more = true;
+                break;
+            }
+            changes.place = Some(Place { updated_at: *time, sequence: *sequence });
+            let Some(row) = state.rows.get(id) else { continue };
+            if evaluator.evaluate(&row.id, &row.record).map_err(RepositoryError::new)?.is_some() {
+                changes.rows.push(self.shown(row));
+            }
         }
-        let row = self.stamp(&mut state, row, now);
-        state.rows.insert(Arc::clone(&row.id), row.clone());
-        state.remember(key, Some(row.clone()), now);
+        Ok(changes)
+    }
+
+    async fn write(&self, change: Change) -> Result<WriteOutcome, RepositoryError> {
+        let mut state = self.state();
+        if let Some(key) = &change.key
+            && let Some(effect) = state.effects.get(&(Arc::clone(&key.caller), key.key))
+        {
+            return Ok(WriteOutcome::Replayed(effect.clone()));
+        }
+        let there = state.rows.get(&change.id).map(|row| self.shown(row));
+        let row = match judge(there, &change) {
+            Judged::Answer(outcome) => return Ok(outcome),
+            Judged::Put(record) => {
+                let row = self.put(&mut state, &change.id, record, change.now);
+                self.shown(&row)
+            }
+            Judged::Remove(gone) => {
+                state.rows.remove(&change.id);
+                state.by_sequence.remove(&gone.sequence);
+                gone
+            }
+        };
+        state.remember(change.key, &row, change.now);
         Ok(WriteOutcome::Done(row))
     }
 
-    async fn replace(
-        &self,
-        row: Row,
-        expected: Option<&str>,
-        now: Timestamp,
-        key: Option<Idempotency>,
-    ) -> Result<WriteOutcome, RepositoryError> {
-        let mut state = self.state();
-        let Some(there) = state.rows.get(&row.id) else { return Ok(WriteOutcome::Missing) };
-        if expected.is_some() && there.record.version.as_deref() != expected {
-            return Ok(WriteOutcome::Conflict(there.clone()));
-        }
-        let row = self.stamp(&mut state, row, now);
-        state.rows.insert(Arc::clone(&row.id), row.clone());
-        state.remember(key, Some(row.clone()), now);
-        Ok(WriteOutcome::Done(row))
-    }
-
-    async fn delete(
-        &self,
-        id: &str,
-        expected: Option<&str>,
-        now: Timestamp,
-        key: Option<Idempotency>,
-    ) -> Result<WriteOutcome, RepositoryError> {
-        let mut state = self.state();
-        let Some(there) = state.rows.get(id) else { return Ok(WriteOutcome::Missing) };
-        if expected.is_some() && there.record.version.as_deref() != expected {
-            return Ok(WriteOutcome::Conflict(there.clone()));
-        }
-        let gone = there.clone();
-        state.rows.remove(id);
-        state.remember(key, None, now);
-        Ok(WriteOutcome::Done(gone))
-    }
-
-    async fn effect(&self, key: Uuid) -> Result<Option<Effect>, RepositoryError> {
-        Ok(self.state().effects.get(&key).cloned())
+    async fn effect(&self, caller: &str, key: Uuid) -> Result<Option<Effect>, RepositoryError> {
+        Ok(self.state().effects.get(&(caller.into(), key)).cloned())
     }
 }

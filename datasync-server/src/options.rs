@@ -2,11 +2,14 @@
 
 use std::{fmt, sync::Arc};
 
+use axum::http::StatusCode;
 use datasync_core::{
     entity::SyncEntity,
     schema::{ID, TableSchema},
 };
 use serde_json::{Map, Value};
+
+use crate::access::{AccessControl, OpenToAll};
 
 /// Says what is wrong with a row; empty if nothing is.
 pub(crate) type Validate = dyn Fn(&Map<String, Value>) -> Vec<String> + Send + Sync;
@@ -32,7 +35,10 @@ pub struct TableOptions {
     pub(crate) soft_delete: bool,
     pub(crate) page_size: u64,
     pub(crate) max_top: u64,
+    pub(crate) schemaless: bool,
     pub(crate) validate: Option<Arc<Validate>>,
+    pub(crate) access: Arc<dyn AccessControl>,
+    pub(crate) unauthorized: u16,
 }
 
 impl fmt::Debug for TableOptions {
@@ -45,7 +51,17 @@ impl TableOptions {
     /// A table of this schema at `tables/{name}`, with pages of 100 rows and no soft delete.
     pub fn new(schema: TableSchema) -> TableOptions {
         let path = format!("tables/{}", schema.name);
-        TableOptions { schema, path, soft_delete: false, page_size: 100, max_top: 512_000, validate: None }
+        TableOptions {
+            schema,
+            path,
+            soft_delete: false,
+            page_size: 100,
+            max_top: 512_000,
+            schemaless: false,
+            validate: None,
+            access: Arc::new(OpenToAll),
+            unauthorized: 401,
+        }
     }
 
     /// The table of an entity.
@@ -86,6 +102,29 @@ impl TableOptions {
         self
     }
 
+    /// Whether members that the schema does not name are kept and answered too. Queries know the schema's fields only.
+    pub fn schemaless(mut self, schemaless: bool) -> TableOptions {
+        self.schemaless = schemaless;
+        self
+    }
+
+    /// Decides who may do what; everybody may do everything by default.
+    pub fn access(mut self, access: impl AccessControl) -> TableOptions {
+        self.access = Arc::new(access);
+        self
+    }
+
+    /// The status of a refusal by [`access`](TableOptions::access), 400 to 499; 401 by default.
+    pub fn unauthorized_status(mut self, status: u16) -> TableOptions {
+        self.unauthorized = status;
+        self
+    }
+
+    /// The status of a refusal, which [`check`](TableOptions::check) has found to be one.
+    pub(crate) fn refusal(&self) -> StatusCode {
+        StatusCode::from_u16(self.unauthorized).unwrap_or(StatusCode::UNAUTHORIZED)
+    }
+
     pub(crate) fn check(&self) -> Result<(), ServiceConfigError> {
         let wrong = |what: &str| Err(ServiceConfigError(format!("the table at `{}` {what}", self.path)));
         let path = self.path.trim_matches('/');
@@ -97,6 +136,9 @@ impl TableOptions {
         }
         if !(1..=100_000).contains(&self.page_size) || self.max_top == 0 {
             return wrong("needs a page size of 1 to 100,000 and a greatest `$top` of at least 1");
+        }
+        if !(400..=499).contains(&self.unauthorized) {
+            return wrong("needs a status of 400 to 499 for who is not authorized");
         }
         Ok(())
     }

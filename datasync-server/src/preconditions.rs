@@ -112,7 +112,7 @@ mod tests {
             updated_at: Some("2024-01-02T03:04:05.678Z".parse().unwrap()),
             deleted: false,
         };
-        let row = Row { id: "1".into(), record };
+        let row = Row { id: "1".into(), record, sequence: 1 };
         let (holds, matched) = (Verdict::Holds { matched: false }, Verdict::Holds { matched: true });
         let (same, later) = ("Tue, 02 Jan 2024 03:04:05 GMT", "Tue, 02 Jan 2024 04:04:05 GMT");
         for (name, value, reading, writing) in [

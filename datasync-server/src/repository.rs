@@ -4,11 +4,16 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use datasync_core::{
-    query::{Evaluator, QueryError, SortKey},
+    query::{Evaluator, QueryDescription},
     row::Record,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
+
+/// How long an idempotency key is remembered, at least.
+pub const KEYS_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// How many rows a page of changes looks at, at most: a filter that matches few rows costs bounded work.
+pub(crate) const ROWS_A_PAGE: usize = 20_000;
 
 /// A row of a table. The record's body holds the data fields only; version, time and mark stand beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +22,8 @@ pub struct Row {
     pub id: Arc<str>,
     /// Its state. The version is never empty.
     pub record: Record,
+    /// Its place in the order of the table's commits: unique, and greater with each change.
+    pub sequence: u64,
 }
 
 /// The trace of a change that was made under an idempotency key.
@@ -26,35 +33,118 @@ pub struct Effect {
     pub request: u128,
     /// The status that was answered.
     pub status: u16,
-    /// The row as it was then made; `None` for a deletion.
-    pub row: Option<Row>,
+    /// The row as it was then made, or as it was when it was removed.
+    pub row: Row,
     /// When.
     pub at: Timestamp,
 }
 
-/// The key under which a change is made.
+/// The key under which a change is made, and what is remembered with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idempotency {
+    /// Whose key it is.
+    pub caller: Arc<str>,
     /// The key.
     pub key: Uuid,
-    /// What is remembered if the change is made; its row is filled in by the repository.
-    pub effect: Effect,
+    /// What it is used for, as in [`Effect::request`].
+    pub request: u128,
+    /// The status that will be answered.
+    pub status: u16,
 }
 
-/// What became of a write.
+/// What a change does to its row. The record's version and time are given by the repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Adds it; a row of the same id is a conflict.
+    Create(Record),
+    /// Replaces it.
+    Replace(Record),
+    /// Removes it for good.
+    Remove,
+}
+
+/// A change of one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The row's id.
+    pub id: Arc<str>,
+    /// What is done.
+    pub action: Action,
+    /// The version that must be there; `None` for any.
+    pub expected: Option<String>,
+    /// The time of the request.
+    pub now: Timestamp,
+    /// The key, if the request has one.
+    pub key: Option<Idempotency>,
+}
+
+/// What became of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// It was done.
+    /// It was done; the row as it is, or as it was when it was removed.
     Done(Row),
     /// The row there has another version, or is there already.
     Conflict(Row),
     /// There is no such row.
     Missing,
+    /// The key has been used before; nothing was done.
+    Replayed(Effect),
 }
 
-/// A repository failed.
+/// Which rows are wanted: those that match `description`, in its order, from its `skip` on.
+#[derive(Clone, Debug)]
+pub struct RowQuery {
+    /// The query; its `skip` and `count` are looked at, its `top` is not.
+    pub description: QueryDescription,
+    /// The query, made ready.
+    pub evaluator: Evaluator,
+    /// Whether rows that are marked as deleted are wanted.
+    pub include_deleted: bool,
+    /// How many rows, at most.
+    pub limit: usize,
+}
+
+/// The rows that a query found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// Whether further rows match.
+    pub more: bool,
+    /// How many rows match in all; only if the query asks for the count.
+    pub total: Option<u64>,
+}
+
+/// A place in the order of a table's commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The time of the row that was changed there.
+    pub updated_at: Timestamp,
+    /// Its sequence.
+    pub sequence: u64,
+}
+
+/// The rows that were changed behind a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// The rows that match, in the order of their sequence, deleted ones included.
+    pub rows: Vec<Row>,
+    /// Up to where the table was looked at; `None` if it has never had a row.
+    pub place: Option<Place>,
+    /// Whether there may be more before the safe horizon.
+    pub more: bool,
+}
+
+/// A repository failed. What is inside is for the operator, and never sent to a client.
 #[derive(Debug)]
-pub struct RepositoryError(pub Box<dyn std::error::Error + Send + Sync>);
+pub struct RepositoryError(Box<dyn std::error::Error + Send + Sync>);
+
+impl RepositoryError {
+    /// An error with its cause.
+    pub fn new(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> RepositoryError {
+        RepositoryError(cause.into())
+    }
+}
 
 impl fmt::Display for RepositoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,59 +162,62 @@ impl std::error::Error for RepositoryError {
 ///
 /// # Behavior
 ///
-/// - A write gives the row a new version and time: the later of `now` cut to milliseconds and the greatest time given
-///   so far. It is atomic with its idempotency record, which is kept for at least 30 days.
-/// - `expected` is the version that must be there; `None` for any.
+/// - A change gives its row a new version, a sequence greater than every one given before, and a time: the later of
+///   `now` cut to milliseconds and the greatest time given so far.
+/// - A change is one commit with the trace of its idempotency key, which is kept for [`KEYS_KEPT`] or longer. A key of the
+///   same caller that is there already wins over everything else: nothing is done.
+/// - What a write has answered survives a crash, if the repository is durable at all.
 #[async_trait]
 pub trait Repository: fmt::Debug + Send + Sync + 'static {
+    /// A random number that changes when the rows may have gone back in time, as by the restore of a backup.
+    async fn epoch(&self) -> Result<Uuid, RepositoryError>;
+
     /// One row, deleted ones included.
     async fn read(&self, id: &str) -> Result<Option<Row>, RepositoryError>;
 
-    /// The rows that match, in the evaluator's order, deleted ones only if `include_deleted`.
-    ///
-    /// # Errors
-    ///
-    /// The inner error is the query's fault, the outer one the repository's.
-    async fn query(
+    /// The rows that match.
+    async fn query(&self, query: RowQuery) -> Result<Selection, RepositoryError>;
+
+    /// At most `limit` rows that match and were changed behind a place, none beyond the safe horizon.
+    async fn changes(
         &self,
-        evaluator: &Evaluator,
-        include_deleted: bool,
-    ) -> Result<Result<Vec<Row>, QueryError>, RepositoryError>;
+        since: Option<Place>,
+        evaluator: Evaluator,
+        limit: usize,
+    ) -> Result<Changes, RepositoryError>;
 
-    /// Adds a row.
-    async fn create(&self, row: Row, now: Timestamp, key: Option<Idempotency>)
-    -> Result<WriteOutcome, RepositoryError>;
+    /// Makes a change.
+    async fn write(&self, change: Change) -> Result<WriteOutcome, RepositoryError>;
 
-    /// Replaces a row.
-    async fn replace(
-        &self,
-        row: Row,
-        expected: Option<&str>,
-        now: Timestamp,
-        key: Option<Idempotency>,
-    ) -> Result<WriteOutcome, RepositoryError>;
-
-    /// Removes a row for good.
-    async fn delete(
-        &self,
-        id: &str,
-        expected: Option<&str>,
-        now: Timestamp,
-        key: Option<Idempotency>,
-    ) -> Result<WriteOutcome, RepositoryError>;
-
-    /// What was done under a key.
-    async fn effect(&self, key: Uuid) -> Result<Option<Effect>, RepositoryError>;
+    /// What a caller did under a key.
+    async fn effect(&self, caller: &str, key: Uuid) -> Result<Option<Effect>, RepositoryError>;
 }
 
-/// Orders the rows that match.
-pub(crate) fn select<'r>(rows: impl Iterator<Item = &'r Row>, evaluator: &Evaluator) -> Result<Vec<Row>, QueryError> {
-    let mut found: Vec<(SortKey, &Row)> = Vec::new();
-    for row in rows {
-        if let Some(key) = evaluator.evaluate(&row.id, &row.record)? {
-            found.push((key, row));
+/// The time of a change: never before the times given so far.
+pub(crate) fn monotone(now: Timestamp, latest: Option<Timestamp>) -> Timestamp {
+    let cut = Timestamp::from_millisecond(now.as_nanosecond().div_euclid(1_000_000) as i64).unwrap_or(now);
+    latest.map_or(cut, |latest| latest.max(cut))
+}
+
+/// What a change comes to, given the row that is there.
+pub(crate) enum Judged {
+    /// The row is stored with this record.
+    Put(Record),
+    /// The row is removed.
+    Remove(Row),
+    /// Nothing is done.
+    Answer(WriteOutcome),
+}
+
+pub(crate) fn judge(there: Option<Row>, change: &Change) -> Judged {
+    match (&change.action, there) {
+        (Action::Create(_), Some(there)) => Judged::Answer(WriteOutcome::Conflict(there)),
+        (Action::Create(record), None) => Judged::Put(record.clone()),
+        (_, None) => Judged::Answer(WriteOutcome::Missing),
+        (_, Some(there)) if change.expected.is_some() && there.record.version != change.expected => {
+            Judged::Answer(WriteOutcome::Conflict(there))
         }
+        (Action::Replace(record), Some(_)) => Judged::Put(record.clone()),
+        (Action::Remove, Some(there)) => Judged::Remove(there),
     }
-    found.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-    Ok(found.into_iter().map(|(_, row)| row.clone()).collect())
 }

@@ -1,24 +1,39 @@
 //! The service: tables, and the paths that lead to them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, RawQuery, State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     middleware::map_response_with_state,
     response::{IntoResponse, Response},
-    routing::any,
+    routing::{any, get, post},
 };
 use datasync_core::clock::{Clock, SystemClock};
+use serde_json::json;
+use tower_http::{
+    CompressionLevel,
+    compression::{CompressionLayer, predicate::SizeAbove},
+    decompression::RequestDecompressionLayer,
+    timeout::RequestBodyTimeoutLayer,
+};
 
 use crate::{
-    error::Refusal,
-    handlers::{self, Request},
+    handlers::{self, MOST_OPERATIONS, Request},
     options::{ServiceConfigError, TableOptions},
-    repository::Repository,
+    repository::{KEYS_KEPT, Repository},
 };
+
+/// Where the capabilities are told.
+const CAPABILITIES: &str = "/.well-known/datasync";
+/// Where batches are taken.
+const BATCH: &str = "/$batch";
+/// How long a client may pause in the middle of its request's body.
+const BODY_PATIENCE: Duration = Duration::from_secs(20);
+/// Shorter answers are not worth their compression, in bytes.
+const COMPRESSED_FROM: u16 = 1_024;
 
 /// The service side of Datasync.
 #[derive(Debug)]
@@ -27,7 +42,7 @@ pub struct DatasyncService(());
 impl DatasyncService {
     /// Begins a service.
     pub fn builder() -> ServiceBuilder {
-        ServiceBuilder { tables: Vec::new(), clock: Arc::new(SystemClock), max_body: 1024 * 1024 }
+        ServiceBuilder { tables: Vec::new(), clock: Arc::new(SystemClock), max_body: 1024 * 1024, extensions: true }
     }
 }
 
@@ -37,7 +52,11 @@ pub(crate) struct Table {
     pub(crate) options: TableOptions,
     pub(crate) repository: Arc<dyn Repository>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) extensions: bool,
 }
+
+/// The tables, each with its path from the root.
+type Tables = Arc<[(String, Arc<Table>)]>;
 
 /// Builds the router of a service.
 #[derive(Debug)]
@@ -46,6 +65,7 @@ pub struct ServiceBuilder {
     tables: Vec<(TableOptions, Arc<dyn Repository>)>,
     clock: Arc<dyn Clock>,
     max_body: usize,
+    extensions: bool,
 }
 
 impl ServiceBuilder {
@@ -61,13 +81,20 @@ impl ServiceBuilder {
         self
     }
 
-    /// The greatest body of a request, in bytes; 1 MiB by default. A longer one is answered with 413.
+    /// The greatest body of a request after decompression, in bytes; 1 MiB by default. A longer one is answered with 413.
     pub fn max_body(mut self, bytes: usize) -> ServiceBuilder {
         self.max_body = bytes;
         self
     }
 
-    /// The router.
+    /// Whether the service does what the originals do not: capabilities, delta pages, batches, idempotency keys and
+    /// compressed requests (`docs/wire-extensions.md`). Yes by default; without them it is what an original is.
+    pub fn extensions(mut self, extensions: bool) -> ServiceBuilder {
+        self.extensions = extensions;
+        self
+    }
+
+    /// The router. Paths are below the place where it is mounted.
     ///
     /// # Errors
     ///
@@ -77,24 +104,44 @@ impl ServiceBuilder {
             return Err(ServiceConfigError("the service has no table".to_owned()));
         }
         let mut router = Router::new();
-        let mut paths: Vec<String> = Vec::new();
+        let mut tables: Vec<(String, Arc<Table>)> = Vec::new();
         for (options, repository) in self.tables {
             options.check()?;
             let path = format!("/{}", options.path.trim_matches('/'));
-            if paths.contains(&path) {
+            if tables.iter().any(|(known, _)| *known == path) {
                 return Err(ServiceConfigError(format!("two tables are at `{path}`")));
             }
-            let table = Arc::new(Table { options, repository, clock: Arc::clone(&self.clock) });
+            let (clock, extensions) = (Arc::clone(&self.clock), self.extensions);
+            let table = Arc::new(Table { options, repository, clock, extensions });
             let routes = Router::new()
                 .route(&path, any(of_table))
                 .route(&format!("{path}/"), any(of_table))
                 .route(&format!("{path}/{{id}}"), any(of_row))
-                .with_state(table);
+                .with_state(Arc::clone(&table));
             router = router.merge(routes);
-            paths.push(path);
+            tables.push((path, table));
         }
-        let router = router.layer(DefaultBodyLimit::max(self.max_body));
-        Ok(router.layer(map_response_with_state(self.clock, dated)))
+        if self.extensions {
+            let capabilities = json!({
+                "version": 1,
+                "delta": true,
+                "keyDays": KEYS_KEPT.as_hours() / 24,
+                "batch": { "operations": MOST_OPERATIONS, "bytes": self.max_body },
+                "gzip": true,
+            });
+            let tables: Tables = tables.into();
+            router = router
+                .route(CAPABILITIES, get(async move || crate::error::json(StatusCode::OK, &capabilities)))
+                .route(BATCH, post(of_batch).with_state(tables))
+                .layer(DefaultBodyLimit::max(self.max_body))
+                .layer(RequestDecompressionLayer::new().no_br().no_deflate().no_zstd());
+        }
+        let compression = CompressionLayer::new().quality(CompressionLevel::Fastest);
+        Ok(router
+            .layer(DefaultBodyLimit::max(self.max_body))
+            .layer(RequestBodyTimeoutLayer::new(BODY_PATIENCE))
+            .layer(compression.compress_when(SizeAbove::new(COMPRESSED_FROM)))
+            .layer(map_response_with_state(self.clock, dated)))
     }
 }
 
@@ -112,20 +159,12 @@ async fn of_table(
     method: Method,
     uri: Uri,
     headers: HeaderMap,
-    RawQuery(query): RawQuery,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let body = match body {
-        Ok(body) => body,
-        Err(rejection) => return rejection.into_response(),
-    };
-    let request = Request { table, uri, headers, query, body };
-    let answer = match method {
-        Method::GET => handlers::query(&request).await,
-        Method::POST => handlers::create(&request).await,
-        _ => Err(Refusal::empty(StatusCode::METHOD_NOT_ALLOWED)),
-    };
-    answer.unwrap_or_else(IntoResponse::into_response)
+    match body {
+        Ok(body) => handlers::answer(&Request { table, uri, headers, body }, &method, None).await,
+        Err(rejection) => rejection.into_response(),
+    }
 }
 
 async fn of_row(
@@ -134,19 +173,17 @@ async fn of_row(
     method: Method,
     uri: Uri,
     headers: HeaderMap,
-    RawQuery(query): RawQuery,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let body = match body {
-        Ok(body) => body,
-        Err(rejection) => return rejection.into_response(),
-    };
-    let request = Request { table, uri, headers, query, body };
-    let answer = match method {
-        Method::GET => handlers::read(&request, &id).await,
-        Method::PUT => handlers::replace(&request, &id).await,
-        Method::DELETE => handlers::delete(&request, &id).await,
-        _ => Err(Refusal::empty(StatusCode::METHOD_NOT_ALLOWED)),
-    };
-    answer.unwrap_or_else(IntoResponse::into_response)
+    match body {
+        Ok(body) => handlers::answer(&Request { table, uri, headers, body }, &method, Some(&id)).await,
+        Err(rejection) => rejection.into_response(),
+    }
+}
+
+async fn of_batch(State(tables): State<Tables>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    match body {
+        Ok(body) => handlers::batch(&tables, &headers, &body).await,
+        Err(rejection) => rejection.into_response(),
+    }
 }

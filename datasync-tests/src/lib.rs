@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use axum::{Router, body::Body, http::Request};
 use datasync_core::{
     client::{ClientBuilder, DatasyncClient, OfflineTable},
+    clock::{Clock, SystemClock},
     config::{ConflictPolicy, SyncConfig},
     entity::SyncEntity as _,
     store::Store,
@@ -51,10 +52,48 @@ pub fn note_of(id: &str, title: &str) -> Note {
     Note { id: id.to_owned(), ..note(title) }
 }
 
+/// What the service speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// The protocol of the originals and nothing more.
+    Original,
+    /// With the extensions of `docs/wire-extensions.md`.
+    Extended,
+}
+
+impl Wire {
+    /// Both.
+    pub const ALL: [Wire; 2] = [Wire::Original, Wire::Extended];
+}
+
+/// Makes two tests of each function: against a service with the extensions, and against one without.
+#[macro_export]
+macro_rules! on_both_wires {
+    ($($name:ident)*) => {$(
+        mod $name {
+            #[tokio::test]
+            async fn original() {
+                super::$name($crate::Wire::Original).await;
+            }
+
+            #[tokio::test]
+            async fn extended() {
+                super::$name($crate::Wire::Extended).await;
+            }
+        }
+    )*};
+}
+
 /// A service with one table of notes.
-pub fn service(rows: &MemoryRepository, page_size: u64) -> Router {
+pub fn service(rows: &MemoryRepository, page_size: u64, wire: Wire) -> Router {
+    service_at(rows, page_size, wire, SystemClock)
+}
+
+/// [`service`], with the time of this clock.
+pub fn service_at(rows: &MemoryRepository, page_size: u64, wire: Wire, clock: impl Clock) -> Router {
     let notes = TableOptions::of::<Note>().soft_delete(true).page_size(page_size);
-    DatasyncService::builder().table(notes, rows.clone()).build().expect("the service is well configured")
+    let builder = DatasyncService::builder().extensions(wire == Wire::Extended).clock(clock);
+    builder.table(notes, rows.clone()).build().expect("the service is well configured")
 }
 
 /// What happens to one request.
@@ -144,7 +183,7 @@ impl Exchange for RouterExchange {
         let path = &request.url[url::Position::BeforePath..url::Position::AfterQuery];
         let mut outgoing = Request::builder().method(request.method.as_str()).uri(path);
         for (name, value) in &request.headers {
-            outgoing = outgoing.header(*name, value);
+            outgoing = outgoing.header(name.as_ref(), value);
         }
         let outgoing = outgoing.body(Body::from(request.body)).expect("the codec makes requests");
         let response = self.router.clone().oneshot(outgoing).await.expect("a router answers");

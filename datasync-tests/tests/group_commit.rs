@@ -19,7 +19,7 @@ use datasync_core::{
 };
 use datasync_redb::RedbStore;
 use datasync_server::MemoryRepository;
-use datasync_tests::{RouterExchange, client, local_rows, note, note_of, notes, service};
+use datasync_tests::{RouterExchange, Wire, client, local_rows, note, note_of, notes, service};
 use futures::{channel::oneshot, future::join_all};
 use uuid::Uuid;
 
@@ -105,7 +105,7 @@ impl<S: Store> Store for Watched<S> {
 }
 
 fn exchange() -> RouterExchange {
-    RouterExchange::new(service(&MemoryRepository::new(), 100))
+    RouterExchange::new(service(&MemoryRepository::new(), 100, Wire::Extended))
 }
 
 #[tokio::test]

@@ -11,21 +11,29 @@ use datasync_core::{
 use datasync_http::Method;
 use datasync_redb::RedbStore;
 use datasync_server::MemoryRepository;
-use datasync_tests::{Fault, Note, RouterExchange, client, local_rows, note, note_of, notes, service, service_rows};
+use datasync_tests::{
+    Fault, Note, RouterExchange, Wire, client, local_rows, note, note_of, notes, service, service_rows,
+};
 
-/// Runs a test over a memory store and over a redb file.
+/// Runs a test over a memory store and over a redb file, against a service with the extensions and one without.
 macro_rules! on_both_stores {
     ($($name:ident)*) => {$(
         mod $name {
+            use super::*;
+
             #[tokio::test]
             async fn memory() {
-                super::$name(super::MemoryStore::new()).await;
+                for wire in Wire::ALL {
+                    super::$name(MemoryStore::new(), wire).await;
+                }
             }
 
             #[tokio::test]
             async fn redb() {
-                let folder = tempfile::tempdir().unwrap();
-                super::$name(super::RedbStore::open(folder.path().join("store.redb")).unwrap()).await;
+                for wire in Wire::ALL {
+                    let folder = tempfile::tempdir().unwrap();
+                    super::$name(RedbStore::open(folder.path().join("store.redb")).unwrap(), wire).await;
+                }
             }
         }
     )*};
@@ -63,9 +71,9 @@ fn is_delete(request: &datasync_http::HttpRequest) -> bool {
     request.method == Method::Delete
 }
 
-async fn writes_are_pushed_and_pulled(store: impl Store) {
+async fn writes_are_pushed_and_pulled(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let one = client(store, &exchange, ConflictPolicy::Park).await;
     let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
     let (here, there) = (notes(&one), notes(&other));
@@ -86,8 +94,8 @@ async fn writes_are_pushed_and_pulled(store: impl Store) {
     assert!(one.pending().await.unwrap().is_empty());
 }
 
-async fn i03_wrong_writes_are_errors_and_change_nothing(store: impl Store) {
-    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100));
+async fn i03_wrong_writes_are_errors_and_change_nothing(store: impl Store, wire: Wire) {
+    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100, wire));
     let client = client(store, &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
     table.insert(note_of("a", "one")).await.unwrap();
@@ -104,16 +112,16 @@ async fn i03_wrong_writes_are_errors_and_change_nothing(store: impl Store) {
     assert_eq!((first.is_ok(), second.map_err(kind)), (true, Err(ErrorKind::Exists)));
 }
 
-async fn i05_a_lost_answer_is_sent_again_with_the_same_key(store: impl Store) {
+async fn i05_a_lost_answer_is_sent_again_with_the_same_key(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let client = client(store, &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
     let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let log = std::sync::Arc::clone(&seen);
     exchange.before(move |request| {
         if request.method == Method::Post {
-            let key = request.headers.iter().find(|(name, _)| *name == "idempotency-key").unwrap().1.clone();
+            let key = request.headers.iter().find(|(name, _)| name == "idempotency-key").unwrap().1.clone();
             log.lock().unwrap().push((key, request.body.clone()));
         }
     });
@@ -136,9 +144,9 @@ async fn i05_a_lost_answer_is_sent_again_with_the_same_key(store: impl Store) {
     assert!(client.pending().await.unwrap().is_empty());
 }
 
-async fn i06_new_operations_collapse(store: impl Store) {
+async fn i06_new_operations_collapse(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let client = client(store, &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
     table.insert(note_of("gone", "x")).await.unwrap();
@@ -161,9 +169,9 @@ async fn i06_new_operations_collapse(store: impl Store) {
     assert!(client.pending().await.unwrap().is_empty(), "no field that is sent has changed");
 }
 
-async fn i10_a_lost_answer_has_its_effect_once(store: impl Store) {
+async fn i10_a_lost_answer_has_its_effect_once(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let client = client(store, &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
     for fault in [Fault::AnswerLost, Fault::Lost, Fault::Status(503)] {
@@ -189,9 +197,9 @@ async fn i10_a_lost_answer_has_its_effect_once(store: impl Store) {
     }
 }
 
-async fn i14_a_pull_leaves_queued_rows_alone(store: impl Store) {
+async fn i14_a_pull_leaves_queued_rows_alone(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let one = client(store, &exchange, ConflictPolicy::Park).await;
     let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
     let (here, there) = (notes(&one), notes(&other));
@@ -216,9 +224,9 @@ async fn i14_a_pull_leaves_queued_rows_alone(store: impl Store) {
     assert_eq!(here.get("a").await.unwrap().unwrap().title, "ours");
 }
 
-async fn i16_local_fields_survive_every_round_trip(store: impl Store) {
+async fn i16_local_fields_survive_every_round_trip(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let one = client(store, &exchange, ConflictPolicy::ServerWins).await;
     let other = client(MemoryStore::new(), &exchange, ConflictPolicy::ServerWins).await;
     let (here, there) = (notes(&one), notes(&other));
@@ -236,9 +244,9 @@ async fn i16_local_fields_survive_every_round_trip(store: impl Store) {
     assert!(one.pending().await.unwrap().is_empty(), "a local field queues nothing");
 }
 
-async fn i18_client_wins_names_the_version_it_overwrites(store: impl Store) {
+async fn i18_client_wins_names_the_version_it_overwrites(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let one = client(store, &exchange, ConflictPolicy::ClientWins).await;
     let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
     let (here, there) = (notes(&one), notes(&other));
@@ -250,7 +258,7 @@ async fn i18_client_wins_names_the_version_it_overwrites(store: impl Store) {
 
     here.replace(note_of("a", "ours")).await.unwrap();
     exchange.before(|request| {
-        let versioned = request.headers.iter().any(|(name, _)| *name == "if-match");
+        let versioned = request.headers.iter().any(|(name, _)| name == "if-match");
         assert!(versioned || !matches!(request.method, Method::Put | Method::Delete), "never without a version");
     });
     let report = here.push_items().await.unwrap();
@@ -260,9 +268,9 @@ async fn i18_client_wins_names_the_version_it_overwrites(store: impl Store) {
     assert_eq!(losers[0].entity::<Note>().unwrap().title, "theirs", "what was overwritten is kept");
 }
 
-async fn i19_a_parked_conflict_keeps_all_sides(store: impl Store) {
+async fn i19_a_parked_conflict_keeps_all_sides(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let one = client(store, &exchange, ConflictPolicy::Park).await;
     let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
     let (here, there) = (notes(&one), notes(&other));
@@ -299,9 +307,9 @@ async fn i19_a_parked_conflict_keeps_all_sides(store: impl Store) {
     assert_eq!(one.settled_losers().await.unwrap().len(), 1, "the body that `Take` dropped");
 }
 
-async fn i20_a_purge_refuses_to_drop_unsent_changes(store: impl Store) {
+async fn i20_a_purge_refuses_to_drop_unsent_changes(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let client = client(store, &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
     table.insert(note_of("a", "one")).await.unwrap();
@@ -325,9 +333,9 @@ async fn i20_a_purge_refuses_to_drop_unsent_changes(store: impl Store) {
     assert_eq!(local_rows(&table).await, service_rows(&rows), "a later pull gets everything back");
 }
 
-async fn server_wins_keeps_the_loser(store: impl Store) {
+async fn server_wins_keeps_the_loser(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let one = client(store, &exchange, ConflictPolicy::ServerWins).await;
     let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
     let (here, there) = (notes(&one), notes(&other));
@@ -349,9 +357,9 @@ async fn server_wins_keeps_the_loser(store: impl Store) {
     assert!(one.settled_losers().await.unwrap().is_empty());
 }
 
-async fn an_insert_over_our_own_tombstone_is_an_undelete(store: impl Store) {
+async fn an_insert_over_our_own_tombstone_is_an_undelete(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let client = client(store, &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
     table.insert(note_of("a", "one")).await.unwrap();
@@ -365,27 +373,29 @@ async fn an_insert_over_our_own_tombstone_is_an_undelete(store: impl Store) {
     assert_eq!(local_rows(&table).await, service_rows(&rows));
 }
 
-async fn a_refused_connection_leaves_operations_new(store: impl Store) {
+async fn a_refused_connection_leaves_operations_new(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let client = client(store, &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
     for title in ["a", "b", "c"] {
         table.insert(note_of(title, title)).await.unwrap();
     }
-    exchange.fault(is_post, Fault::None);
+    if wire == Wire::Original {
+        exchange.fault(is_post, Fault::None);
+    }
     exchange.fault(is_post, Fault::Refused);
     assert_eq!(table.push_items().await.unwrap_err().kind(), ErrorKind::Unreachable);
     let pending = client.pending().await.unwrap();
-    assert_eq!(pending.len(), 2);
+    assert_eq!(pending.len(), if wire == Wire::Original { 2 } else { 3 }, "a batch is one request");
     assert!(pending.iter().all(|change| !change.in_doubt && change.state == PendingState::Ready));
     table.push_items().await.unwrap();
     assert_eq!(local_rows(&table).await, service_rows(&rows));
 }
 
-async fn i04_discard_goes_back_to_the_copy_of_the_service(store: impl Store) {
+async fn i04_discard_goes_back_to_the_copy_of_the_service(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let client = client(store, &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
     table.insert(note_of("a", "one")).await.unwrap();
@@ -406,16 +416,24 @@ async fn i04_discard_goes_back_to_the_copy_of_the_service(store: impl Store) {
     assert!(client.pending().await.unwrap().is_empty());
 }
 
-async fn i08_one_bad_operation_holds_back_only_its_own_row(store: impl Store) {
+async fn i08_one_bad_operation_holds_back_only_its_own_row(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let client = client(store, &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
     for id in ["a", "b", "c"] {
         table.insert(note_of(id, "one")).await.unwrap();
     }
-    exchange.fault(is_post, Fault::None);
-    exchange.fault(is_post, Fault::Status(400));
+    if wire == Wire::Extended {
+        // The batch is refused; the first alone is not; the others together are; and so is the second alone.
+        exchange.fault(is_post, Fault::Status(400));
+        exchange.fault(is_post, Fault::None);
+        exchange.fault(is_post, Fault::Status(400));
+        exchange.fault(is_post, Fault::Status(400));
+    } else {
+        exchange.fault(is_post, Fault::None);
+        exchange.fault(is_post, Fault::Status(400));
+    }
     let report = table.push_items().await.unwrap();
     assert_eq!((report.pushed, report.parked), (2, 1));
     let parked = client.pending().await.unwrap();
@@ -428,9 +446,9 @@ async fn i08_one_bad_operation_holds_back_only_its_own_row(store: impl Store) {
     assert_eq!(local_rows(&table).await, service_rows(&rows));
 }
 
-async fn i11_a_404_means_gone_only_if_the_table_does_not_show_the_row(store: impl Store) {
+async fn i11_a_404_means_gone_only_if_the_table_does_not_show_the_row(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let client = client(store, &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
     table.insert(note_of("a", "one")).await.unwrap();
@@ -444,10 +462,10 @@ async fn i11_a_404_means_gone_only_if_the_table_does_not_show_the_row(store: imp
     assert!(client.pending().await.unwrap().is_empty());
 }
 
-async fn a_resolver_in_code_merges_and_its_failure_parks(store: impl Store) {
+async fn a_resolver_in_code_merges_and_its_failure_parks(store: impl Store, wire: Wire) {
     use datasync_core::client::{ResolverConflict, TableOptions};
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let resolver = |conflict: ResolverConflict<Note>| match (conflict.local, conflict.service) {
         (Some(ours), Some(theirs)) if ours.title == "panic" => panic!("{}", theirs.title),
         (Some(ours), Some(theirs)) if ours.title == "fail" => Err(theirs.title.into()),

@@ -12,7 +12,7 @@ use datasync_core::{
 use datasync_http::{Exchange, ExchangeError, HttpRequest, HttpResponse, HttpTransport, Method};
 use datasync_redb::RedbStore;
 use datasync_server::MemoryRepository;
-use datasync_tests::{Fault, Note, RouterExchange, local_rows, note_of, service, service_rows};
+use datasync_tests::{Fault, Note, RouterExchange, Wire, local_rows, note_of, service, service_rows};
 
 /// What the user does while a change is on its way.
 #[derive(Clone, Copy, Debug)]
@@ -52,9 +52,15 @@ impl Exchange for Meanwhile {
     }
 }
 
-async fn edits_while_a_push_is_on_its_way(store: impl Store, edit: Edit, fault: Fault, first_replace: bool) {
+async fn edits_while_a_push_is_on_its_way(
+    store: impl Store,
+    edit: Edit,
+    fault: Fault,
+    first_replace: bool,
+    wire: Wire,
+) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let meanwhile = Meanwhile { inner: exchange.clone(), edit: Arc::default() };
     let transport = HttpTransport::builder("http://service").retries(0).exchange(meanwhile.clone()).build().unwrap();
     let builder = DatasyncClient::builder().store(store).transport(transport).table::<Note>();
@@ -74,7 +80,7 @@ async fn edits_while_a_push_is_on_its_way(store: impl Store, edit: Edit, fault: 
         table.pull_items(table.query()).await.unwrap();
         table.push_items().await.unwrap();
     }
-    let case = format!("{edit:?} {fault:?} {first_replace}");
+    let case = format!("{edit:?} {fault:?} {first_replace} {wire:?}");
     assert!(client.pending().await.unwrap().is_empty(), "{case}");
     assert!(client.settled_losers().await.unwrap().is_empty(), "{case}: nothing was lost");
     let expected: Vec<(String, String, i64)> = match edit {
@@ -91,10 +97,12 @@ async fn i02_an_edit_while_a_push_is_on_its_way_is_never_lost() {
     for edit in [Edit::Replace, Edit::Delete, Edit::DeleteAndInsert] {
         for fault in [Fault::None, Fault::AnswerLost, Fault::Lost, Fault::Status(503), Fault::Refused] {
             for first_replace in [false, true] {
-                let folder = tempfile::tempdir().unwrap();
-                let redb = RedbStore::open(folder.path().join("store.redb")).unwrap();
-                edits_while_a_push_is_on_its_way(MemoryStore::new(), edit, fault, first_replace).await;
-                edits_while_a_push_is_on_its_way(redb, edit, fault, first_replace).await;
+                for wire in Wire::ALL {
+                    let folder = tempfile::tempdir().unwrap();
+                    let redb = RedbStore::open(folder.path().join("store.redb")).unwrap();
+                    edits_while_a_push_is_on_its_way(MemoryStore::new(), edit, fault, first_replace, wire).await;
+                    edits_while_a_push_is_on_its_way(redb, edit, fault, first_replace, wire).await;
+                }
             }
         }
     }

@@ -9,14 +9,13 @@ use datasync_core::{
 };
 use datasync_redb::RedbStore;
 use datasync_server::MemoryRepository;
-use datasync_tests::{Fault, Note, RouterExchange, client, local_rows, note_of, notes, service, service_rows};
+use datasync_tests::{Fault, Note, RouterExchange, Wire, client, local_rows, note_of, notes, service, service_rows};
 
-#[tokio::test]
-async fn i19_conflicts_doubts_and_losers_survive_a_restart() {
+async fn i19_conflicts_doubts_and_losers_survive_a_restart(wire: Wire) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
     let there = notes(&other);
     let one = client(RedbStore::open(&path).unwrap(), &exchange, ConflictPolicy::Park).await;
@@ -59,10 +58,9 @@ async fn i19_conflicts_doubts_and_losers_survive_a_restart() {
     assert!(one.settled_losers().await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn i20_a_purge_by_query_takes_only_its_rows_and_a_pull_brings_them_back() {
+async fn i20_a_purge_by_query_takes_only_its_rows_and_a_pull_brings_them_back(wire: Wire) {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100));
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
     let client = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
     for rank in 0..10 {
@@ -78,3 +76,5 @@ async fn i20_a_purge_by_query_takes_only_its_rows_and_a_pull_brings_them_back() 
     table.pull_items(table.query()).await.unwrap();
     assert_eq!(local_rows(&table).await, service_rows(&rows));
 }
+
+datasync_tests::on_both_wires! { i19_conflicts_doubts_and_losers_survive_a_restart i20_a_purge_by_query_takes_only_its_rows_and_a_pull_brings_them_back }

@@ -8,7 +8,7 @@ use datasync_core::{
 use datasync_http::HttpTransport;
 use datasync_redb::RedbStore;
 use datasync_server::{DatasyncServer, MemoryRepository};
-use datasync_tests::{Note, local_rows, note, note_of, service, service_rows};
+use datasync_tests::{Note, Wire, local_rows, note, note_of, service, service_rows};
 
 async fn client(folder: &std::path::Path, name: &str, address: &str) -> (DatasyncClient, OfflineTable<Note>) {
     let client = DatasyncClient::builder()
@@ -22,11 +22,10 @@ async fn client(folder: &std::path::Path, name: &str, address: &str) -> (Datasyn
     (client, table)
 }
 
-#[tokio::test]
-async fn two_devices_and_a_service_that_comes_and_goes() {
+async fn two_devices_and_a_service_that_comes_and_goes(wire: Wire) {
     let folder = tempfile::tempdir().unwrap();
     let rows = MemoryRepository::new();
-    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25)).await.unwrap();
+    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25, wire)).await.unwrap();
     let at = server.address();
     let address = format!("http://{at}");
     let (one, here) = client(folder.path(), "one.redb", &address).await;
@@ -44,7 +43,7 @@ async fn two_devices_and_a_service_that_comes_and_goes() {
     assert_eq!(here.count().await.unwrap_err().kind(), ErrorKind::Store);
 
     // The app is started again, and so is the service.
-    let server = DatasyncServer::start(at, service(&rows, 25)).await.unwrap();
+    let server = DatasyncServer::start(at, service(&rows, 25, wire)).await.unwrap();
     let (one, here) = client(folder.path(), "one.redb", &address).await;
     assert_eq!(one.pending().await.unwrap().len(), 1);
     one.push_tables(Tables::all()).await.unwrap();
@@ -55,11 +54,10 @@ async fn two_devices_and_a_service_that_comes_and_goes() {
     server.stop().await;
 }
 
-#[tokio::test]
-async fn a_remote_table_talks_to_the_service_alone() {
+async fn a_remote_table_talks_to_the_service_alone(wire: Wire) {
     let folder = tempfile::tempdir().unwrap();
     let rows = MemoryRepository::new();
-    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25)).await.unwrap();
+    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25, wire)).await.unwrap();
     let (client, here) = client(folder.path(), "one.redb", &format!("http://{}", server.address())).await;
     let remote = client.remote_table::<Note>();
     for number in 0..30 {
@@ -79,3 +77,5 @@ async fn a_remote_table_talks_to_the_service_alone() {
     server.stop().await;
     assert_eq!(remote.get("06").await.unwrap_err().kind(), ErrorKind::Unreachable);
 }
+
+datasync_tests::on_both_wires! { two_devices_and_a_service_that_comes_and_goes a_remote_table_talks_to_the_service_alone }

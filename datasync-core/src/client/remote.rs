@@ -268,6 +268,7 @@ impl<E: SyncEntity> RemoteQuery<E> {
             token: None,
             first: true,
             page_size: PAGE_SIZE,
+            overlap: std::time::Duration::ZERO,
             include_deleted: false,
         };
         let mut found = Rows { rows: Vec::new(), total: None };

@@ -167,6 +167,7 @@ impl Run {
             token,
             first,
             page_size: self.engine.settings.page_size,
+            overlap: self.engine.settings.pull_overlap,
             include_deleted: true,
         };
         Ok((self.engine.transport.fetch_page(&page).await?, request))

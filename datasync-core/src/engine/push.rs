@@ -43,6 +43,7 @@ pub(crate) async fn push(
 async fn run(engine: Arc<Engine>, requests: Requests<Target>) -> Result<PushReport, Error> {
     engine.events.emit(|| SyncEvent::PushStarted);
     let mut run = Run::default();
+    let mut capabilities = None;
     loop {
         let asked = requests.take();
         if !asked.is_empty() {
@@ -53,7 +54,12 @@ async fn run(engine: Arc<Engine>, requests: Requests<Target>) -> Result<PushRepo
         }
         let selected = run.select(&engine).await?;
         if !selected.is_empty() {
-            let again = wave::send(&engine, &mut run.progress, selected).await?;
+            let batch = match capabilities {
+                Some(batch) => batch,
+                // A service that cannot say so now is sent one operation after the other.
+                None => *capabilities.insert(engine.transport.capabilities().await.unwrap_or_default().batch.max(1)),
+            };
+            let again = wave::send(&engine, &mut run.progress, selected, batch).await?;
             run.again |= again;
         } else if std::mem::take(&mut run.again) {
             run.after = 0;

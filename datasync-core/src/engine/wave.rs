@@ -62,11 +62,13 @@ struct Sent {
     request: PushOperation,
 }
 
-/// Sends the operations; returns whether one of their rows has something left to send at once.
+/// Sends the operations, up to `batch` in one call of the transport; returns whether one of their rows has something
+/// left to send at once.
 pub(crate) async fn send(
     engine: &Engine,
     progress: &mut Progress,
     selected: Vec<(RowKey, Operation)>,
+    batch: usize,
 ) -> Result<bool, Error> {
     let frozen = freeze(engine, selected).await?;
     progress.taken += frozen.len() as u64;
@@ -79,8 +81,11 @@ pub(crate) async fn send(
     let mut flush = None;
     loop {
         while ended.is_none() && under_way.len() < engine.settings.parallel_operations {
-            let Some(sent) = waiting.pop_front() else { break };
-            under_way.push(send_one(engine, sent));
+            if waiting.is_empty() {
+                break;
+            }
+            let part = waiting.drain(..batch.min(waiting.len())).collect();
+            under_way.push(send_together(engine, part));
         }
         if under_way.is_empty() {
             break;
@@ -88,16 +93,18 @@ pub(crate) async fn send(
         let timer = flush.take().unwrap_or_else(|| futures::future::pending().boxed());
         match select(under_way.next(), timer).await {
             Either::Left((None, _)) => break,
-            Either::Left((Some((sent, outcome)), timer)) => {
-                // Before the answer is stored: a page that left earlier may hold an older state of the row.
-                engine.crossing.changed(&sent.key);
+            Either::Left((Some(outcomes), timer)) => {
                 flush = Some(if answers.is_empty() { engine.clock.sleep(FLUSH_AFTER) } else { timer });
-                match classify(engine, progress, &sent, outcome) {
-                    Classed::Answer(answer) => answers.push((sent, answer)),
-                    Classed::NotFound => unseen.push(sent),
-                    Classed::Ends(answer, error) => {
-                        answers.push((sent, answer));
-                        ended = Some(error);
+                for (sent, outcome) in outcomes {
+                    // Before the answer is stored: a page that left earlier may hold an older state of the row.
+                    engine.crossing.changed(&sent.key);
+                    match classify(engine, progress, &sent, outcome) {
+                        Classed::Answer(answer) => answers.push((sent, answer)),
+                        Classed::NotFound => unseen.push(sent),
+                        Classed::Ends(answer, error) => {
+                            answers.push((sent, answer));
+                            ended = Some(error);
+                        }
                     }
                 }
             }
@@ -190,11 +197,12 @@ fn park(operation: &mut Operation, message: &str) {
     operation.hold = Hold::Parked(Parked { reason, status: None, message, conflict: None });
 }
 
-async fn send_one(engine: &Engine, sent: Sent) -> (Sent, PushOutcome) {
-    let mut outcomes = engine.transport.push(std::slice::from_ref(&sent.request)).await;
+async fn send_together(engine: &Engine, part: Vec<Sent>) -> Vec<(Sent, PushOutcome)> {
+    let requests: Vec<PushOperation> = part.iter().map(|sent| sent.request.clone()).collect();
     let missing = || TransportError::new(TransportErrorKind::Protocol, "the transport gave no outcome");
-    let outcome = outcomes.pop().unwrap_or_else(|| PushOutcome::Failed(missing()));
-    (sent, outcome)
+    let mut outcomes = engine.transport.push(&requests).await.into_iter();
+    let outcome = |sent| (sent, outcomes.next().unwrap_or_else(|| PushOutcome::Failed(missing())));
+    part.into_iter().map(outcome).collect()
 }
 
 enum Classed {
@@ -281,6 +289,7 @@ async fn show(engine: &Engine, table: &Arc<str>, asked: &[Sent]) -> Result<BTree
         token: None,
         first: true,
         page_size: engine.settings.page_size,
+        overlap: Duration::ZERO,
         include_deleted: true,
     };
     let mut shown = BTreeMap::new();

@@ -18,12 +18,14 @@
 //! | a row changes, is deleted or comes while paging | it gets a later stamp, and ordinary pages go on to the latest |
 //! | a row is written with the stamp T behind the walk | while the service's clock is within 2 s of T, the next pull begins at T again |
 //! | rows without a stamp | they match no `ge`: they are walked by id at the first pull, and later if there were any |
+//! | a row appears after its stamp | the next pull begins at the service's time less the overlap, if the mark is later |
 //! | the pull is cut | the token of a page is the state behind it |
+
+use std::time::Duration;
 
 use datasync_core::{
     query::{BinaryOp, Expr, Literal, OrderBy, QueryDescription},
     schema::{ID, UPDATED_AT},
-    store::DeltaToken,
     transport::{TransportError, TransportErrorKind},
 };
 use jiff::Timestamp;
@@ -36,7 +38,7 @@ const SETTLED_AFTER: i64 = 2_000;
 /// 0001-01-01, the earliest time that the originals know.
 const EARLIEST: i64 = -62_135_596_800_000;
 
-/// How far a pull is.
+/// What the next page of a pull holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Step {
@@ -48,11 +50,9 @@ enum Step {
     Nulls { behind: String },
 }
 
-/// What a token says.
+/// How far a pull is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Position {
-    /// The version of this encoding.
-    v: u8,
+pub(crate) struct Keyset {
     /// The latest stamp received.
     mark: Option<i64>,
     /// Where the next pull must begin although it is before the mark.
@@ -63,30 +63,15 @@ pub(crate) struct Position {
     step: Option<Step>,
 }
 
-const VERSION: u8 = 1;
-
-impl Position {
-    fn start() -> Position {
-        Position { v: VERSION, mark: None, floor: None, nulls: true, step: None }
+impl Keyset {
+    /// The start of a first pull.
+    pub(crate) fn start() -> Keyset {
+        Keyset { mark: None, floor: None, nulls: true, step: None }
     }
 
-    /// Reads a token; none is the start of the first pull.
-    pub(crate) fn read(token: Option<&DeltaToken>) -> Result<Position, TransportError> {
-        let Some(token) = token else { return Ok(Position::start()) };
-        match serde_json::from_str(&token.0) {
-            Ok(position @ Position { v: VERSION, .. }) => Ok(position),
-            _ => Err(TransportError::new(
-                TransportErrorKind::Protocol,
-                "the delta token was made by another transport or release: purge the table and pull again",
-            )),
-        }
-    }
-
-    pub(crate) fn token(&self) -> Result<DeltaToken, TransportError> {
-        let text = serde_json::to_string(self).map_err(|error| {
-            TransportError::new(TransportErrorKind::Protocol, "the delta token cannot be written").with_source(error)
-        })?;
-        Ok(DeltaToken(text.into()))
+    /// Behind what was received up to this stamp by other means.
+    pub(crate) fn from(mark: Option<i64>) -> Keyset {
+        Keyset { mark, nulls: mark.is_none(), ..Keyset::start() }
     }
 
     fn step(&self) -> Step {
@@ -128,8 +113,19 @@ impl Position {
         QueryDescription { filter, order, skip: 0, top, select: Vec::new(), count }
     }
 
-    /// The position behind a page, and whether the pull goes on.
-    pub(crate) fn behind(&self, page: &RawPage, top: u32) -> Result<(Position, bool), TransportError> {
+    /// Makes the next pull begin where rows may still appear: before the mark, if that is fresh.
+    fn settle(&mut self, now: Option<Timestamp>, overlap: Duration) {
+        let Some(mark) = self.mark else { return };
+        let overlap = i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX);
+        let settled = now.map_or(mark, millis).saturating_sub(overlap).max(EARLIEST + 1);
+        if settled < mark {
+            self.floor = Some(self.floor.map_or(settled, |floor| floor.min(settled)));
+        }
+    }
+
+    /// The position behind a page, and whether the pull goes on. `overlap` is how long after its stamp a row may
+    /// appear.
+    pub(crate) fn behind(&self, page: &RawPage, top: u32, overlap: Duration) -> Result<(Keyset, bool), TransportError> {
         let mut next = self.clone();
         let complete = page.next_link.is_none() && page.rows.len() < top as usize;
         let last_id = page.rows.last().map(|row| row.id.as_ref().to_owned());
@@ -144,7 +140,10 @@ impl Position {
             next.floor = None;
         }
         next.step = match self.step() {
-            Step::From(_) if complete => None,
+            Step::From(_) if complete => {
+                next.settle(page.date, overlap);
+                None
+            }
             Step::From(from) => match latest {
                 None => return Err(stuck()),
                 // The page began at T−1ms, or at T+1ms behind a window: whatever is later than T is progress.
@@ -179,7 +178,7 @@ impl Position {
     }
 }
 
-fn millis(time: Timestamp) -> i64 {
+pub(crate) fn millis(time: Timestamp) -> i64 {
     time.as_nanosecond().div_euclid(1_000_000) as i64
 }
 

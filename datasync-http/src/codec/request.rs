@@ -39,6 +39,13 @@ impl Endpoints {
         &self.base
     }
 
+    /// What lies at a path below the base.
+    pub(crate) fn below(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{path}", self.base.path()));
+        url
+    }
+
     /// The URL of a table, without a slash at its end.
     pub(crate) fn table(&self, table: &str) -> Url {
         let mut url = self.base.clone();
@@ -84,11 +91,11 @@ impl Endpoints {
     }
 }
 
-fn request(method: Method, url: Url) -> HttpRequest {
+pub(crate) fn request(method: Method, url: Url) -> HttpRequest {
     let headers = vec![
-        ("accept", "application/json".to_owned()),
-        ("zumo-api-version", "3.0.0".to_owned()),
-        ("user-agent", concat!("datasync-rust/", env!("CARGO_PKG_VERSION")).to_owned()),
+        ("accept".into(), "application/json".to_owned()),
+        ("zumo-api-version".into(), "3.0.0".to_owned()),
+        ("user-agent".into(), concat!("datasync-rust/", env!("CARGO_PKG_VERSION")).to_owned()),
     ];
     HttpRequest { method, url, headers, body: Vec::new() }
 }
@@ -128,6 +135,14 @@ pub(crate) fn query_string(query: &QueryDescription, include_deleted: bool) -> S
     parts.join("&")
 }
 
+/// A page of changes in the order of the service's commits.
+pub(crate) fn delta(endpoints: &Endpoints, table: &str, query: &QueryDescription, token: &str) -> HttpRequest {
+    let mut url = endpoints.table(table);
+    let text = query_string(query, false);
+    url.set_query(Some(&format!("{text}&__delta={}", utf8_percent_encode(token, VALUE))));
+    get(url)
+}
+
 pub(crate) fn query(
     endpoints: &Endpoints,
     table: &str,
@@ -159,16 +174,16 @@ pub(crate) fn change(endpoints: &Endpoints, operation: &PushOperation) -> Result
             request(Method::Put, url)
         }
     };
-    request.headers.push(("idempotency-key", operation.key.as_hyphenated().to_string()));
+    request.headers.push(("idempotency-key".into(), operation.key.as_hyphenated().to_string()));
     if let (Some(version), false) = (&operation.version, operation.kind == OperationKind::Insert) {
         if !is_version(version) {
             let message = "the version of the row cannot stand in an `If-Match` header";
             return Err(TransportError::new(TransportErrorKind::Rejected, message));
         }
-        request.headers.push(("if-match", format!("\"{version}\"")));
+        request.headers.push(("if-match".into(), format!("\"{version}\"")));
     }
     if let Some(body) = &operation.body {
-        request.headers.push(("content-type", "application/json".to_owned()));
+        request.headers.push(("content-type".into(), "application/json".to_owned()));
         request.body = body.as_bytes().to_vec();
     }
     Ok(request)
@@ -251,7 +266,7 @@ mod tests {
         ] {
             let request = change(&endpoints, &operation(kind, Some("AQ=="))).unwrap();
             assert_eq!((request.method.as_str(), request.url.as_str()), (method, url));
-            let header = |name: &str| request.headers.iter().find(|(known, _)| *known == name).map(|(_, v)| v.as_str());
+            let header = |name: &str| request.headers.iter().find(|(known, _)| known == name).map(|(_, v)| v.as_str());
             assert_eq!(header("if-match"), (kind != OperationKind::Insert).then_some("\"AQ==\""));
             assert_eq!(header("idempotency-key"), Some("00000000-0000-0000-0000-000000000001"));
             assert_eq!(header("content-type").is_some(), kind != OperationKind::Delete);

@@ -38,6 +38,15 @@ struct Envelope<'a> {
     count: Option<i64>,
     #[serde(borrow, default)]
     next_link: Option<Cow<'a, str>>,
+    #[serde(default)]
+    delta: Option<DeltaPlace>,
+}
+
+/// Where a page of changes ends.
+#[derive(Debug, Deserialize)]
+pub(crate) struct DeltaPlace {
+    pub(crate) token: String,
+    pub(crate) more: bool,
 }
 
 /// A page as it came.
@@ -46,6 +55,7 @@ pub(crate) struct RawPage {
     pub(crate) rows: Vec<ServiceRow>,
     pub(crate) count: Option<u64>,
     pub(crate) next_link: Option<String>,
+    pub(crate) delta: Option<DeltaPlace>,
     /// The service's time.
     pub(crate) date: Option<Timestamp>,
 }
@@ -90,6 +100,7 @@ pub(crate) fn page(response: &HttpResponse) -> Result<RawPage, TransportError> {
         rows: rows.collect::<Result<_, _>>()?,
         count: envelope.count.and_then(|count| u64::try_from(count).ok()),
         next_link: envelope.next_link.filter(|link| !link.is_empty()).map(Cow::into_owned),
+        delta: envelope.delta,
         date: response.header("date").and_then(date),
     })
 }

@@ -1,5 +1,7 @@
 //! The verbs, each in the order of the reference's checks: the first failure wins.
 
+mod batch;
+mod delta;
 mod keys;
 mod read;
 mod write;
@@ -8,15 +10,21 @@ use std::sync::Arc;
 
 use axum::{
     body::Bytes,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
-    response::Response,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
 };
-use serde_json::Value;
+use datasync_core::query::{Evaluator, QueryDescription};
+use serde_json::{Map, Value};
 
-pub(crate) use read::{query, read};
-pub(crate) use write::{create, delete, replace};
+pub(crate) use batch::{MOST_OPERATIONS, batch};
 
-use crate::{body, error::json, repository::Row, router::Table};
+use crate::{
+    access::TableOperation,
+    body,
+    error::{Refusal, json},
+    repository::{RepositoryError, Row},
+    router::Table,
+};
 
 /// A request to a table.
 #[derive(Debug)]
@@ -24,14 +32,54 @@ pub(crate) struct Request {
     pub(crate) table: Arc<Table>,
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
-    pub(crate) query: Option<String>,
     pub(crate) body: Bytes,
+}
+
+/// Answers a request to a table, or to the row `id` of it.
+pub(crate) async fn answer(request: &Request, method: &Method, id: Option<&str>) -> Response {
+    let caller = request.table.options.access.caller(&request.headers);
+    let answer = match (id, method.as_str()) {
+        (None, "GET") => read::query(request, &caller).await,
+        (None, "POST") => write::create(request, &caller).await,
+        (Some(id), "GET") => read::read(request, &caller, id).await,
+        (Some(id), "PUT") => write::replace(request, &caller, id).await,
+        (Some(id), "DELETE") => write::delete(request, &caller, id).await,
+        _ => Err(Refusal::empty(StatusCode::METHOD_NOT_ALLOWED)),
+    };
+    answer.unwrap_or_else(IntoResponse::into_response)
+}
+
+impl Request {
+    fn object(&self, row: &Row) -> Map<String, Value> {
+        body::write(&self.table.options, row)
+    }
+
+    /// Refuses who may not do this to the row.
+    async fn authorize(
+        &self,
+        caller: &str,
+        operation: TableOperation,
+        row: Option<&Map<String, Value>>,
+    ) -> Result<(), Refusal> {
+        let options = &self.table.options;
+        match options.access.authorize(caller, operation, row).await {
+            true => Ok(()),
+            false => Err(Refusal::empty(options.refusal())),
+        }
+    }
+
+    /// Whether the caller sees the row.
+    fn sees(&self, caller: &str, row: &Row) -> Result<bool, Refusal> {
+        let Some(view) = self.table.options.access.view(caller) else { return Ok(true) };
+        let query = QueryDescription { filter: Some(view), ..QueryDescription::default() };
+        let view = Evaluator::new(&query, &self.table.options.schema).map_err(RepositoryError::new)?;
+        Ok(view.evaluate(&row.id, &row.record).map_err(RepositoryError::new)?.is_some())
+    }
 }
 
 /// An answer with a row: its JSON, its version as the tag, and its time in whole seconds.
 fn entity(request: &Request, status: StatusCode, row: &Row) -> Response {
-    let object = body::write(&request.table.options.schema, row);
-    let mut response = json(status, &Value::Object(object));
+    let mut response = json(status, &Value::Object(request.object(row)));
     let mut set = |name: HeaderName, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
             response.headers_mut().insert(name, value);

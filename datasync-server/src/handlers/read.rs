@@ -4,45 +4,61 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use datasync_core::query::{Evaluator, QueryDescription};
+use datasync_core::query::{BinaryOp, Evaluator, Expr, QueryDescription};
 use serde_json::{Map, Value, json};
 
-use super::{Request, entity};
+use super::{Request, delta, entity};
 use crate::{
-    body,
+    access::TableOperation,
     error::{self, Refusal},
     page,
     preconditions::{self, Verdict},
-    repository::Row,
+    repository::{RepositoryError, Row, RowQuery},
 };
 
-pub(crate) async fn query(request: &Request) -> Result<Response, Refusal> {
+pub(crate) async fn query(request: &Request, caller: &str) -> Result<Response, Refusal> {
+    request.authorize(caller, TableOperation::Query, None).await?;
     let options = &request.table.options;
-    let parameters = page::parameters(request.query.as_deref());
+    let parameters = page::parameters(request.uri.query());
     let pairs = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let query = QueryDescription::from_options(pairs)?;
     if query.top.is_some_and(|top| top > options.max_top) {
         let message = format!("The limit of '{}' for Top query has been exceeded.", options.max_top);
         return Err(Refusal::because(StatusCode::BAD_REQUEST, message));
     }
-    let evaluator = Evaluator::new(&query, &options.schema)?;
+    // Checked without the view first: what does not fit the table is the client's mistake here, and ours below.
+    Evaluator::new(&query, &options.schema)?;
+    let seen = within_view(&query, options.access.view(caller));
+    let evaluator = Evaluator::new(&seen, &options.schema).map_err(RepositoryError::new)?;
+    let size = query.top.unwrap_or(u64::MAX).min(options.page_size);
+    let limit = usize::try_from(size).unwrap_or(usize::MAX);
+    if let Some(token) = delta::token(request, &parameters) {
+        return delta::page(request, &query, seen, evaluator, limit, token).await;
+    }
     let include_deleted = !options.soft_delete || page::wants_deleted(&parameters);
-    let rows = request.table.repository.query(&evaluator, include_deleted).await??;
-    let total = rows.len() as u64;
-    let (from, returned) = page::window(total, query.skip, query.top, options.page_size);
-    let (from, length) = (from as usize, returned as usize);
-    let items: Vec<Value> = rows.iter().skip(from).take(length).map(|row| item(request, &query, row)).collect();
-    let mut next = page::next_link(&parameters, total, query.skip, query.top, returned);
+    let wanted = RowQuery { description: seen, evaluator, include_deleted, limit };
+    let found = request.table.repository.query(wanted).await?;
+    let items: Vec<Value> = found.rows.iter().map(|row| item(request, &query, row)).collect();
+    let mut next = page::next_link(&parameters, found.more, query.skip, query.top, items.len() as u64);
     let as_path = request.headers.get("x-zumo-options").is_some_and(|value| value.as_bytes() == b"nextLink=path");
     if as_path {
         next = next.map(|next| format!("{}?{next}", request.uri.path()));
     }
-    let count = query.count.then_some(total);
-    Ok(error::json(StatusCode::OK, &json!({ "items": items, "count": count, "nextLink": next })))
+    Ok(error::json(StatusCode::OK, &json!({ "items": items, "count": found.total, "nextLink": next })))
+}
+
+/// The query over the rows that the caller sees.
+fn within_view(query: &QueryDescription, view: Option<Expr>) -> QueryDescription {
+    let filter = match (view, &query.filter) {
+        (None, filter) => filter.clone(),
+        (Some(view), None) => Some(view),
+        (Some(view), Some(filter)) => Some(Expr::binary(BinaryOp::And, view, filter.clone())),
+    };
+    QueryDescription { filter, ..query.clone() }
 }
 
 fn item(request: &Request, query: &QueryDescription, row: &Row) -> Value {
-    let object = body::write(&request.table.options.schema, row);
+    let object = request.object(row);
     if query.select.is_empty() {
         return Value::Object(object);
     }
@@ -50,10 +66,14 @@ fn item(request: &Request, query: &QueryDescription, row: &Row) -> Value {
     Value::Object(object.into_iter().filter(|(name, _)| chosen(name)).collect::<Map<_, _>>())
 }
 
-pub(crate) async fn read(request: &Request, id: &str) -> Result<Response, Refusal> {
+pub(crate) async fn read(request: &Request, caller: &str, id: &str) -> Result<Response, Refusal> {
     let row = request.table.repository.read(id).await?;
     let row = row.ok_or_else(|| Refusal::empty(StatusCode::NOT_FOUND))?;
-    let include_deleted = page::wants_deleted(&page::parameters(request.query.as_deref()));
+    if !request.sees(caller, &row)? {
+        return Err(Refusal::empty(StatusCode::NOT_FOUND));
+    }
+    request.authorize(caller, TableOperation::Read, Some(&request.object(&row))).await?;
+    let include_deleted = page::wants_deleted(&page::parameters(request.uri.query()));
     if request.table.options.soft_delete && row.record.deleted && !include_deleted {
         return Err(Refusal::empty(StatusCode::GONE));
     }

@@ -4,25 +4,30 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use datasync_core::clock::random_key;
+use datasync_core::{
+    clock::random_key,
+    schema::{DELETED, ID},
+};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value};
 
 use super::{
     Request, entity,
-    keys::{Keyed, look_up},
+    keys::{look_up, replay},
 };
 use crate::{
+    access::TableOperation,
     body::{self, Sent},
     error::Refusal,
     page,
     preconditions::{self, Verdict},
-    repository::{Row, WriteOutcome},
+    repository::{Action, Change, Idempotency, Row, WriteOutcome},
 };
 
 /// The longest id, in bytes: what can still stand in a path.
 const MAX_ID: usize = 1024;
 /// What of an id stands in a path as it is.
-const ID: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
+const ID_IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
 
 /// The body of a creation or replacement: of a JSON type, an object, and valid.
 fn sent(request: &Request) -> Result<Sent, Refusal> {
@@ -32,7 +37,7 @@ fn sent(request: &Request) -> Result<Sent, Refusal> {
         return Err(Refusal::empty(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
     let options = &request.table.options;
-    let sent = body::read(&options.schema, &request.body);
+    let sent = body::read(options, &request.body);
     let sent = sent.map_err(|reason| Refusal::because(StatusCode::BAD_REQUEST, reason))?;
     let sent = sent.ok_or_else(|| Refusal::empty(StatusCode::BAD_REQUEST))?;
     let messages = options.validate.as_ref().map_or_else(Vec::new, |validate| validate(&sent.fields));
@@ -42,111 +47,176 @@ fn sent(request: &Request) -> Result<Sent, Refusal> {
     Ok(sent)
 }
 
-pub(crate) async fn create(request: &Request) -> Result<Response, Refusal> {
+pub(crate) async fn create(request: &Request, caller: &str) -> Result<Response, Refusal> {
     let sent = sent(request)?;
     if sent.id.len() > MAX_ID {
         return Err(Refusal::because(StatusCode::BAD_REQUEST, "The id is longer than 1024 bytes."));
     }
-    let now = request.table.clock.now();
-    let key = match look_up(request, "POST", &sent.id, StatusCode::CREATED, now).await? {
-        Keyed::Replay(response) => return Ok(response),
-        Keyed::Fresh(key) => key,
-    };
-    let id = match sent.id.as_str() {
+    let Sent { id, deleted, mut fields } = sent;
+    if !id.is_empty() {
+        fields.insert(ID.to_owned(), id.as_str().into());
+    }
+    request.authorize(caller, TableOperation::Create, Some(&fields)).await?;
+    let (key, effect) = look_up(request, caller, "POST", &id, StatusCode::CREATED).await?;
+    if let Some(effect) = effect {
+        return replay(request, key.as_ref(), &effect);
+    }
+    let id = match id.as_str() {
         "" => random_key(&*request.table.clock).simple().to_string(),
         id => id.to_owned(),
     };
-    let deleted = sent.deleted;
-    let row = body::keep(&id, sent, deleted);
-    Ok(match request.table.repository.create(row, now, key).await? {
+    before_commit(request, caller, TableOperation::Create, &mut fields).await?;
+    let action = Action::Create(body::keep(&id, fields, deleted));
+    match commit(request, &id, action, None, key.clone()).await? {
         WriteOutcome::Done(row) => {
+            after_commit(request, caller, TableOperation::Create, &row).await;
             let mut response = entity(request, StatusCode::CREATED, &row);
             if let Ok(location) = HeaderValue::from_str(&location(request, &id)) {
                 response.headers_mut().insert(header::LOCATION, location);
             }
-            response
+            Ok(response)
         }
-        WriteOutcome::Conflict(row) => entity(request, StatusCode::CONFLICT, &row),
-        WriteOutcome::Missing => StatusCode::NOT_FOUND.into_response(),
-    })
+        // A row outside the caller's view is not shown, as in the reference.
+        WriteOutcome::Conflict(row) if !request.sees(caller, &row)? => Err(Refusal::empty(StatusCode::BAD_REQUEST)),
+        WriteOutcome::Conflict(row) => Ok(entity(request, StatusCode::CONFLICT, &row)),
+        WriteOutcome::Missing => Err(Refusal::empty(StatusCode::NOT_FOUND)),
+        WriteOutcome::Replayed(effect) => replay(request, key.as_ref(), &effect),
+    }
 }
 
 fn location(request: &Request, id: &str) -> String {
     let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.map_or_else(String::new, |host| format!("http://{host}"));
-    format!("{host}{}/{}", request.uri.path().trim_end_matches('/'), utf8_percent_encode(id, ID))
+    format!("{host}{}/{}", request.uri.path().trim_end_matches('/'), utf8_percent_encode(id, ID_IN_PATH))
 }
 
-/// The row that a change is about, after every check that it must pass; and the version that it then must have.
-async fn existing(
+async fn before_commit(
+    request: &Request,
+    caller: &str,
+    operation: TableOperation,
+    fields: &mut Map<String, Value>,
+) -> Result<(), Refusal> {
+    let refused = request.table.options.access.before_commit(caller, operation, fields).await;
+    refused.map_err(|reason| Refusal::because(StatusCode::BAD_REQUEST, reason))
+}
+
+async fn after_commit(request: &Request, caller: &str, operation: TableOperation, row: &Row) {
+    request.table.options.access.after_commit(caller, operation, &request.object(row)).await;
+}
+
+async fn commit(
     request: &Request,
     id: &str,
+    action: Action,
+    expected: Option<String>,
+    key: Option<Idempotency>,
+) -> Result<WriteOutcome, Refusal> {
+    let change = Change { id: id.into(), action, expected, now: request.table.clock.now(), key };
+    Ok(request.table.repository.write(change).await?)
+}
+
+/// What a change of a row has passed.
+enum Passed {
+    /// Every check: this is the row, the version that it then must have, and the key.
+    Go { row: Row, expected: Option<String>, key: Option<Idempotency> },
+    /// The change has its answer.
+    Answer(Response),
+}
+
+/// Everything that a change of a row must pass.
+async fn existing(
+    request: &Request,
+    caller: &str,
+    (verb, operation): (&str, TableOperation),
+    id: &str,
     revives: bool,
-) -> Result<(Row, Option<String>), Result<Response, Refusal>> {
-    let row = request.table.repository.read(id).await.map_err(|error| Err(error.into()))?;
-    let row = row.ok_or_else(|| Err(Refusal::empty(StatusCode::NOT_FOUND)))?;
+) -> Result<Passed, Refusal> {
+    let status = if verb == "DELETE" { StatusCode::NO_CONTENT } else { StatusCode::OK };
+    let mut row = request.table.repository.read(id).await?;
+    if let Some(there) = &row
+        && !request.sees(caller, there)?
+    {
+        row = None;
+    }
+    let (key, effect) = look_up(request, caller, verb, id, status).await?;
+    // A row that is gone may be the caller's own doing.
+    let about = row.as_ref().or(effect.as_ref().map(|effect| &effect.row));
+    let about = about.ok_or_else(|| Refusal::empty(StatusCode::NOT_FOUND))?;
+    request.authorize(caller, operation, Some(&request.object(about))).await?;
+    if let Some(effect) = effect {
+        return replay(request, key.as_ref(), &effect).map(Passed::Answer);
+    }
+    let row = row.ok_or_else(|| Refusal::empty(StatusCode::NOT_FOUND))?;
     if request.table.options.soft_delete && row.record.deleted && !revives {
-        return Err(Err(Refusal::empty(StatusCode::GONE)));
+        return Err(Refusal::empty(StatusCode::GONE));
     }
     match preconditions::evaluate(&request.headers, &row, false) {
         Verdict::Holds { matched } => {
             let expected = row.record.version.clone().filter(|_| matched);
-            Ok((row, expected))
+            Ok(Passed::Go { row, expected, key })
         }
-        Verdict::NotModified | Verdict::Failed => Err(Ok(entity(request, StatusCode::PRECONDITION_FAILED, &row))),
+        Verdict::NotModified | Verdict::Failed => {
+            Ok(Passed::Answer(entity(request, StatusCode::PRECONDITION_FAILED, &row)))
+        }
     }
 }
 
-fn written(request: &Request, outcome: WriteOutcome, expected: bool) -> Response {
+/// The answer to a change that was not made.
+fn not_done(
+    request: &Request,
+    outcome: WriteOutcome,
+    expected: bool,
+    key: Option<&Idempotency>,
+) -> Result<Response, Refusal> {
     match outcome {
-        WriteOutcome::Done(row) => entity(request, StatusCode::OK, &row),
-        WriteOutcome::Conflict(row) if expected => entity(request, StatusCode::PRECONDITION_FAILED, &row),
-        WriteOutcome::Conflict(row) => entity(request, StatusCode::CONFLICT, &row),
-        WriteOutcome::Missing => StatusCode::NOT_FOUND.into_response(),
+        WriteOutcome::Done(row) => Ok(entity(request, StatusCode::OK, &row)),
+        WriteOutcome::Conflict(row) if expected => Ok(entity(request, StatusCode::PRECONDITION_FAILED, &row)),
+        WriteOutcome::Conflict(row) => Ok(entity(request, StatusCode::CONFLICT, &row)),
+        WriteOutcome::Missing => Err(Refusal::empty(StatusCode::NOT_FOUND)),
+        WriteOutcome::Replayed(effect) => replay(request, key, &effect),
     }
 }
 
-pub(crate) async fn replace(request: &Request, id: &str) -> Result<Response, Refusal> {
-    let sent = sent(request)?;
+pub(crate) async fn replace(request: &Request, caller: &str, id: &str) -> Result<Response, Refusal> {
+    let mut sent = sent(request)?;
     if sent.id != id {
         return Err(Refusal::empty(StatusCode::BAD_REQUEST));
     }
-    let now = request.table.clock.now();
-    let key = match look_up(request, "PUT", id, StatusCode::OK, now).await? {
-        Keyed::Replay(response) => return Ok(response),
-        Keyed::Fresh(key) => key,
+    let revives = page::wants_deleted(&page::parameters(request.uri.query()));
+    let (expected, key) = match existing(request, caller, ("PUT", TableOperation::Update), id, revives).await? {
+        Passed::Go { expected, key, .. } => (expected, key),
+        Passed::Answer(response) => return Ok(response),
     };
-    let revives = page::wants_deleted(&page::parameters(request.query.as_deref()));
-    let expected = match existing(request, id, revives).await {
-        Ok((_, expected)) => expected,
-        Err(answer) => return answer,
-    };
-    let deleted = sent.deleted;
-    let row = body::keep(id, sent, deleted);
-    let outcome = request.table.repository.replace(row, expected.as_deref(), now, key).await?;
-    Ok(written(request, outcome, expected.is_some()))
+    before_commit(request, caller, TableOperation::Update, &mut sent.fields).await?;
+    let action = Action::Replace(body::keep(id, sent.fields, sent.deleted));
+    let outcome = commit(request, id, action, expected.clone(), key.clone()).await?;
+    if let WriteOutcome::Done(row) = &outcome {
+        after_commit(request, caller, TableOperation::Update, row).await;
+    }
+    not_done(request, outcome, expected.is_some(), key.as_ref())
 }
 
-pub(crate) async fn delete(request: &Request, id: &str) -> Result<Response, Refusal> {
-    let now = request.table.clock.now();
-    let key = match look_up(request, "DELETE", id, StatusCode::NO_CONTENT, now).await? {
-        Keyed::Replay(response) => return Ok(response),
-        Keyed::Fresh(key) => key,
+pub(crate) async fn delete(request: &Request, caller: &str, id: &str) -> Result<Response, Refusal> {
+    let (row, expected, key) = match existing(request, caller, ("DELETE", TableOperation::Delete), id, false).await? {
+        Passed::Go { row, expected, key } => (row, expected, key),
+        Passed::Answer(response) => return Ok(response),
     };
-    let (row, expected) = match existing(request, id, false).await {
-        Ok(found) => found,
-        Err(answer) => return answer,
-    };
-    let repository = &request.table.repository;
-    let outcome = if request.table.options.soft_delete {
-        let mut row = row;
-        row.record.deleted = true;
-        repository.replace(row, expected.as_deref(), now, key).await?
+    let soft = request.table.options.soft_delete;
+    let (operation, action, expected) = if soft {
+        let mut fields = request.object(&row);
+        fields.insert(DELETED.to_owned(), true.into());
+        before_commit(request, caller, TableOperation::Update, &mut fields).await?;
+        // The row is written again as it was read: a change in between is a conflict, and not lost.
+        let read = expected.or_else(|| row.record.version.clone());
+        (TableOperation::Update, Action::Replace(body::keep(id, fields, true)), read)
     } else {
-        repository.delete(id, expected.as_deref(), now, key).await?
+        (TableOperation::Delete, Action::Remove, expected)
     };
-    Ok(match outcome {
-        WriteOutcome::Done(_) => StatusCode::NO_CONTENT.into_response(),
-        outcome => written(request, outcome, expected.is_some()),
-    })
+    let outcome = commit(request, id, action, expected.clone(), key.clone()).await?;
+    if let WriteOutcome::Done(row) = &outcome {
+        after_commit(request, caller, operation, row).await;
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let conditional = request.headers.contains_key(header::IF_MATCH);
+    not_done(request, outcome, conditional, key.as_ref())
 }

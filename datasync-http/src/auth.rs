@@ -1,0 +1,121 @@
+//! Tokens: got when they are needed, kept until shortly before they end, and one request for a new one at a time.
+
+use std::{error::Error as StdError, fmt, future::Future, time::Duration};
+
+use async_trait::async_trait;
+use datasync_core::{
+    clock::Clock,
+    transport::{TransportError, TransportErrorKind},
+};
+use futures::lock::Mutex;
+use jiff::{SignedDuration, Timestamp};
+
+/// A token is renewed this long before its end, as in Datasync's `RefreshBufferTimeSpan`.
+const BUFFER: SignedDuration = SignedDuration::from_secs(120);
+/// How long getting a token may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A token for the service. Its `Debug` output does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessToken {
+    value: String,
+    expires_at: Option<Timestamp>,
+}
+
+impl AccessToken {
+    /// A token that is used until the service refuses it.
+    pub fn new(value: impl Into<String>) -> AccessToken {
+        AccessToken { value: value.into(), expires_at: None }
+    }
+
+    /// When the token ends; it is renewed two minutes before.
+    #[must_use]
+    pub fn expires_at(mut self, time: Timestamp) -> AccessToken {
+        self.expires_at = Some(time);
+        self
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessToken").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no token.
+pub type TokenError = Box<dyn StdError + Send + Sync>;
+
+/// Gets tokens, from an identity service or from wherever the app keeps them. Every closure that returns a future of
+/// one is a provider.
+#[async_trait]
+pub trait TokenProvider: Send + Sync + 'static {
+    /// A token that is good now; `None` if nobody is signed in: then requests carry none. Called again when the token
+    /// nears its end and when the service refuses it (401), never twice at once.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps it from getting one: the request is not sent, and the push or pull ends as without a network.
+    async fn token(&self) -> Result<Option<AccessToken>, TokenError>;
+}
+
+#[async_trait]
+impl<F, T> TokenProvider for F
+where
+    F: Fn() -> T + Send + Sync + 'static,
+    T: Future<Output = Result<Option<AccessToken>, TokenError>> + Send,
+{
+    async fn token(&self) -> Result<Option<AccessToken>, TokenError> {
+        self().await
+    }
+}
+
+/// The token in use, and the header that it goes into.
+pub(crate) struct Tokens {
+    pub(crate) provider: Box<dyn TokenProvider>,
+    pub(crate) header: String,
+    pub(crate) scheme: String,
+    pub(crate) state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    /// Which one it is, counted from 1; 0 for none yet.
+    number: u64,
+    token: Option<AccessToken>,
+}
+
+/// A header with a token, and which token it is.
+pub(crate) struct Authorization {
+    pub(crate) number: u64,
+    pub(crate) header: Option<(String, String)>,
+}
+
+impl Tokens {
+    /// The header of a request. `refused` is the number of the token that was answered with 401: if it is still the one
+    /// in use, another is got.
+    pub(crate) async fn authorize(
+        &self,
+        clock: &dyn Clock,
+        refused: Option<u64>,
+    ) -> Result<Authorization, TransportError> {
+        let mut state = self.state.lock().await;
+        let ends = state.token.as_ref().and_then(|token| token.expires_at);
+        let ending = ends.is_some_and(|end| clock.now().saturating_add(BUFFER).is_ok_and(|soon| soon >= end));
+        if state.number == 0 || refused == Some(state.number) || ending {
+            let asked = futures::future::select(self.provider.token(), clock.sleep(PATIENCE)).await;
+            let failed = |message: &str| TransportError::new(TransportErrorKind::Connect, message);
+            state.token = match asked {
+                futures::future::Either::Left((token, _)) => {
+                    token.map_err(|error| failed("the token provider failed").with_source(error))?
+                }
+                futures::future::Either::Right(_) => return Err(failed("the token provider did not answer")),
+            };
+            state.number += 1;
+        }
+        let value = state.token.as_ref().map(|token| match self.scheme.as_str() {
+            "" => token.value.clone(),
+            scheme => format!("{scheme} {}", token.value),
+        });
+        Ok(Authorization { number: state.number, header: value.map(|value| (self.header.clone(), value)) })
+    }
+}

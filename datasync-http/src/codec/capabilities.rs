@@ -1,0 +1,91 @@
+//! What a service can do beyond the protocol of the originals (`docs/wire-extensions.md`).
+
+use datasync_core::transport::TransportError;
+use serde::Deserialize;
+
+use crate::{codec::response, exchange::HttpResponse};
+
+/// Where the document is, below the base.
+pub(crate) const PATH: &str = ".well-known/datasync";
+/// The version of the document that this release knows.
+const VERSION: u32 = 1;
+
+/// The document. An original service has none of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extensions {
+    /// Whether tables answer `__delta`.
+    pub(crate) delta: bool,
+    /// The limits of a batch; none if there is no batch.
+    pub(crate) batch: Option<BatchLimits>,
+    /// Whether requests may be compressed.
+    pub(crate) gzip: bool,
+}
+
+/// How much a batch may hold.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+pub(crate) struct BatchLimits {
+    pub(crate) operations: usize,
+    pub(crate) bytes: usize,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    version: u32,
+    #[serde(default)]
+    delta: bool,
+    #[serde(default)]
+    batch: Option<BatchLimits>,
+    #[serde(default)]
+    gzip: bool,
+}
+
+/// Reads the answer. Whatever is no document means a service without extensions; what may pass is an error, so that a
+/// bad moment is never taken for an original service.
+pub(crate) fn read(response: &HttpResponse) -> Result<Extensions, TransportError> {
+    match response.status {
+        401 | 408 | 425 | 429 | 500..=599 => Err(response::failure(response)),
+        200 => {
+            let document = serde_json::from_slice::<Document>(&response.body).ok();
+            let document = document.filter(|document| document.version == VERSION);
+            Ok(document.map_or(Extensions::default(), |document| Extensions {
+                delta: document.delta,
+                batch: document.batch.filter(|limits| limits.operations > 1),
+                gzip: document.gzip,
+            }))
+        }
+        _ => Ok(Extensions::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_document_declares_extensions() {
+        let read = |status, body: &str| {
+            read(&HttpResponse { status, headers: Vec::new(), body: body.as_bytes().to_vec() }).ok()
+        };
+        let none = Some(Extensions::default());
+        let all = r#"{"version":1,"delta":true,"batch":{"operations":10,"bytes":99},"gzip":true,"later":[]}"#;
+        let batch = Some(BatchLimits { operations: 10, bytes: 99 });
+        assert_eq!(read(200, all), Some(Extensions { delta: true, batch, gzip: true }));
+        for (status, body) in [
+            (404, ""),
+            (405, ""),
+            (403, ""),
+            (302, ""),
+            (200, ""),
+            (200, "<html>"),
+            (200, "[]"),
+            (200, r#"{"version":2,"delta":true}"#),
+            (200, r#"{"delta":true}"#),
+            (200, r#"{"version":1,"batch":{"operations":1,"bytes":99}}"#),
+        ] {
+            assert_eq!(read(status, body), none, "{status} {body}");
+        }
+        for status in [401, 408, 429, 500, 503] {
+            assert_eq!(read(status, all), None, "{status}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Several changes in one request (`docs/wire-extensions.md`).
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{
+    body::{Bytes, to_bytes},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use futures::future::join_all;
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Request, answer, keys::REPLAYED};
+use crate::{error::Refusal, router::Table};
+
+/// How many operations a batch may hold.
+pub(crate) const MOST_OPERATIONS: usize = 1_000;
+
+#[derive(Deserialize)]
+struct Sent {
+    operations: Vec<Operation>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Operation {
+    method: String,
+    path: String,
+    #[serde(default)]
+    key: Option<String>,
+    #[serde(default)]
+    if_match: Option<String>,
+    #[serde(default)]
+    include_deleted: bool,
+    #[serde(default)]
+    body: Option<Box<RawValue>>,
+}
+
+#[derive(Serialize)]
+struct Answered {
+    outcomes: Vec<Outcome>,
+}
+
+#[derive(Default, Serialize)]
+struct Outcome {
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replayed: bool,
+}
+
+/// Answers a batch: operations of one row in their order, those of different rows at once, so that a repository can
+/// commit them together.
+pub(crate) async fn batch(tables: &[(String, Arc<Table>)], headers: &HeaderMap, body: &Bytes) -> Response {
+    let refuse = |status, message: String| Refusal::because(status, message).into_response();
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !kind.to_ascii_lowercase().starts_with("application/json") {
+        return Refusal::empty(StatusCode::UNSUPPORTED_MEDIA_TYPE).into_response();
+    }
+    let sent: Sent = match serde_json::from_slice(body) {
+        Ok(sent) => sent,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("The body is not a batch: {error}.")),
+    };
+    if sent.operations.len() > MOST_OPERATIONS {
+        let message = format!("A batch holds at most {MOST_OPERATIONS} operations.");
+        return refuse(StatusCode::PAYLOAD_TOO_LARGE, message);
+    }
+    let mut outcomes: Vec<Outcome> = sent.operations.iter().map(|_| Outcome::default()).collect();
+    let mut rows: HashMap<&str, Vec<(usize, &Operation)>> = HashMap::new();
+    for (place, operation) in sent.operations.iter().enumerate() {
+        rows.entry(&operation.path).or_default().push((place, operation));
+    }
+    let of_rows = rows.into_values().map(|operations| async move {
+        // Creations share the path of their table, and have nothing to do with one another.
+        let creates = operations.iter().all(|(_, operation)| operation.method == "POST");
+        if creates {
+            return join_all(operations.into_iter().map(|(place, operation)| one(tables, headers, place, operation)))
+                .await;
+        }
+        let mut done = Vec::with_capacity(operations.len());
+        for (place, operation) in operations {
+            done.push(one(tables, headers, place, operation).await);
+        }
+        done
+    });
+    for (place, outcome) in join_all(of_rows).await.into_iter().flatten() {
+        if let Some(slot) = outcomes.get_mut(place) {
+            *slot = outcome;
+        }
+    }
+    let kind = HeaderValue::from_static("application/json; charset=utf-8");
+    match serde_json::to_vec(&Answered { outcomes }) {
+        Ok(body) => (StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn one(
+    tables: &[(String, Arc<Table>)],
+    headers: &HeaderMap,
+    place: usize,
+    operation: &Operation,
+) -> (usize, Outcome) {
+    let response = match request(tables, headers, operation) {
+        Ok((request, method, id)) => answer(&request, &method, id.as_deref()).await,
+        Err(refusal) => refusal.into_response(),
+    };
+    let status = response.status().as_u16();
+    let replayed = response.headers().contains_key(REPLAYED);
+    let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap_or_default();
+    let text = String::from_utf8(bytes.to_vec()).ok().filter(|text| !text.is_empty());
+    let body = text.and_then(|text| RawValue::from_string(text).ok());
+    (place, Outcome { status, body, replayed })
+}
+
+/// The request that an operation stands for.
+fn request(
+    tables: &[(String, Arc<Table>)],
+    headers: &HeaderMap,
+    operation: &Operation,
+) -> Result<(Request, Method, Option<String>), Refusal> {
+    let path = format!("/{}", operation.path.trim_matches('/'));
+    let found = tables.iter().find_map(|(known, table)| match path.strip_prefix(known.as_str())? {
+        "" => Some((table, None)),
+        rest => {
+            let id = rest.strip_prefix('/').filter(|id| !id.contains('/'))?;
+            Some((table, Some(percent_decode_str(id).decode_utf8().ok()?.into_owned())))
+        }
+    });
+    let (table, id) = found.ok_or_else(|| Refusal::empty(StatusCode::NOT_FOUND))?;
+    let bad = |message: &str| Refusal::because(StatusCode::BAD_REQUEST, message);
+    let query = if operation.include_deleted { "?__includedeleted=true" } else { "" };
+    let uri: Uri = format!("{path}{query}").parse().map_err(|_| bad("The path is not one."))?;
+    let method = match operation.method.as_str() {
+        "POST" => Method::POST,
+        "PUT" => Method::PUT,
+        "DELETE" => Method::DELETE,
+        _ => return Err(Refusal::empty(StatusCode::METHOD_NOT_ALLOWED)),
+    };
+    let mut headers = headers.clone();
+    let given: [(HeaderName, Option<String>); 3] = [
+        (header::CONTENT_TYPE, operation.body.as_ref().map(|_| "application/json".to_owned())),
+        (header::IF_MATCH, operation.if_match.as_ref().map(|version| format!("\"{version}\""))),
+        (HeaderName::from_static("idempotency-key"), operation.key.clone()),
+    ];
+    for (name, value) in given {
+        headers.remove(&name);
+        if let Some(value) = value {
+            headers.insert(name, HeaderValue::from_str(&value).map_err(|_| bad("A value cannot stand in a header."))?);
+        }
+    }
+    for name in [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE] {
+        headers.remove(name);
+    }
+    let body = operation.body.as_ref().map(|body| Bytes::copy_from_slice(body.get().as_bytes())).unwrap_or_default();
+    Ok((Request { table: Arc::clone(table), uri, headers, body }, method, id))
+}
