@@ -23,6 +23,8 @@ mod memory;
 mod options;
 mod page;
 mod preconditions;
+#[cfg(feature = "redb")]
+mod redb;
 mod repository;
 mod router;
 mod serve;
@@ -30,6 +32,8 @@ mod serve;
 pub use access::{AccessControl, TableOperation};
 pub use memory::{MemoryRepository, Stamping};
 pub use options::{ServiceConfigError, TableOptions};
+#[cfg(feature = "redb")]
+pub use redb::{RedbDatabase, RedbRepository};
 pub use repository::{
     Action, Change, Changes, Effect, Idempotency, KEYS_KEPT, Place, Repository, RepositoryError, Row, RowQuery,
     Selection, WriteOutcome,

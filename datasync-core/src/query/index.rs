@@ -163,7 +163,7 @@ struct Condition<'q> {
 }
 
 /// Chooses the way to the rows of a query: an equal value of the id or of an index's first field, else a range of
-/// one, else an index in the query's order if it wants only the first rows, else all rows.
+/// one, else an index in the query's order if it wants only the first rows, else a range of the ids.
 #[must_use]
 pub fn plan(query: &QueryDescription, schema: &TableSchema) -> Access {
     let mut conditions = Vec::new();
@@ -213,7 +213,28 @@ pub fn plan(query: &QueryDescription, schema: &TableSchema) -> Access {
         return Access { index: Some(index_text(index, schema)), range: all, ordered: true };
     }
     let by_id = query.order.first().is_none_or(|key| key.field == ID && !key.descending);
-    Access { index: None, range: all, ordered: by_id }
+    Access { index: None, range: id_range(&conditions), ordered: by_id }
+}
+
+/// The range of ids that the conditions leave.
+fn id_range(conditions: &[Condition<'_>]) -> (Bound<KeyBytes>, Bound<KeyBytes>) {
+    let (mut low, mut high) = (Bound::Unbounded, Bound::Unbounded);
+    for condition in conditions.iter().filter(|condition| condition.field == ID) {
+        let Literal::Text(text) = condition.value else { continue };
+        let bytes = text.as_bytes().to_vec();
+        match condition.op {
+            BinaryOp::Eq if condition.prefix => {
+                high = successor(bytes.clone()).map_or(Bound::Unbounded, Bound::Excluded);
+                low = Bound::Included(bytes);
+            }
+            BinaryOp::Gt => low = Bound::Excluded(bytes),
+            BinaryOp::Ge => low = Bound::Included(bytes),
+            BinaryOp::Lt => high = Bound::Excluded(bytes),
+            BinaryOp::Le => high = Bound::Included(bytes),
+            _ => {}
+        }
+    }
+    (low, high)
 }
 
 fn conjuncts<'q>(expr: &'q Expr, found: &mut Vec<Condition<'q>>) {

@@ -1,0 +1,287 @@
+//! Rows in a redb file: one file for a service, and in it four tables for each table.
+//!
+//! | redb table | key | value |
+//! | --- | --- | --- |
+//! | `rows/{name}` | id | the row ([`rows`]) |
+//! | `stamps/{name}` | `updatedAt`, sequence | id |
+//! | `keys/{name}` | idempotency key, caller | the effect |
+//! | `ages/{name}` | time, idempotency key, caller | nothing |
+//! | `service` | `format`, `epoch`, `last/{name}` | see [`open`](RedbDatabase::open), and the last stamp and sequence given |
+//!
+//! Changes that wait while a commit is under way share the next one. A change is answered after its commit.
+//!
+//! | the process dies … | what is left |
+//! | --- | --- |
+//! | before the commit of a change | nothing of it: the client sends it again |
+//! | after the commit, before the answer | the row and the trace of its key: the client sends it again, and gets the answer |
+
+mod read;
+mod rows;
+mod write;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use async_trait::async_trait;
+use datasync_core::{
+    clock::{Clock, SystemClock, random_key},
+    query::Evaluator,
+};
+use futures::channel::oneshot;
+use redb::{Database, ReadableDatabase, TableDefinition, TableHandle};
+use uuid::Uuid;
+
+use self::write::Queue;
+use crate::repository::{
+    Change, Changes, Effect, Place, Repository, RepositoryError, Row, RowQuery, Selection, WriteOutcome,
+};
+
+type Bytes = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// What holds for the whole file.
+const SERVICE: Bytes = TableDefinition::new("service");
+const FORMAT: &[u8] = b"format";
+const EPOCH: &[u8] = b"epoch";
+/// What the format is called.
+const FORMAT_1: &[u8] = b"datasync-server 1";
+
+/// The file of a service. Clones are handles of the same file.
+#[derive(Clone)]
+pub struct RedbDatabase {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: PathBuf,
+    /// `None` after a failure of the disk, until the file could be opened again.
+    database: RwLock<Option<Database>>,
+    epoch: Mutex<Uuid>,
+    queue: Mutex<Queue>,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for RedbDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedbDatabase").field("path", &self.shared.path).finish()
+    }
+}
+
+impl RedbDatabase {
+    /// Opens the file, or makes it if it is not there. Blocks while a file that was not closed is repaired.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read or written, is open in another process, is none of a service, or was made by a newer
+    /// release. It is left as it was then.
+    pub fn open(path: impl AsRef<Path>) -> Result<RedbDatabase, RepositoryError> {
+        RedbDatabase::open_with(path, SystemClock)
+    }
+
+    /// [`open`](RedbDatabase::open), with versions and the epoch from this clock's randomness.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](RedbDatabase::open).
+    pub fn open_with(path: impl AsRef<Path>, clock: impl Clock) -> Result<RedbDatabase, RepositoryError> {
+        let path = path.as_ref().to_owned();
+        let clock: Arc<dyn Clock> = Arc::new(clock);
+        let (database, epoch) = open(&path, &*clock)?;
+        let (database, epoch, queue) = (RwLock::new(Some(database)), Mutex::new(epoch), Mutex::default());
+        Ok(RedbDatabase { shared: Arc::new(Shared { path, database, epoch, queue, clock }) })
+    }
+
+    /// The rows of a table, which is made with its first row.
+    #[must_use]
+    pub fn table(&self, name: &str) -> RedbRepository {
+        RedbRepository { shared: Arc::clone(&self.shared), names: Arc::new(Names::of(name)) }
+    }
+
+    /// Gives the file another epoch, so that clients pull everything again. To be called after the file was restored
+    /// from a backup, before the service answers anybody.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn renew_epoch(&self) -> Result<(), RepositoryError> {
+        let epoch = random_key(&*self.shared.clock);
+        self.shared.with(|database| {
+            let write = database.begin_write()?;
+            write.open_table(SERVICE)?.insert(EPOCH, &epoch.as_bytes()[..])?;
+            write.commit()?;
+            Ok(())
+        })?;
+        *self.shared.epoch.lock().unwrap_or_else(PoisonError::into_inner) = epoch;
+        Ok(())
+    }
+}
+
+/// Opens the file and checks whose it is.
+fn open(path: &Path, clock: &dyn Clock) -> Result<(Database, Uuid), RepositoryError> {
+    let there = std::fs::metadata(path).is_ok_and(|file| file.len() > 0);
+    let database = match there {
+        true => Database::open(path).map_err(failed)?,
+        false => Database::create(path).map_err(failed)?,
+    };
+    let found = inspect(&database).map_err(failed)?;
+    let epoch = match found {
+        Found::Epoch(epoch) => epoch,
+        Found::Nothing => {
+            let epoch = random_key(clock);
+            let make = || -> Result<(), redb::Error> {
+                let write = database.begin_write()?;
+                {
+                    let mut service = write.open_table(SERVICE)?;
+                    service.insert(FORMAT, FORMAT_1)?;
+                    service.insert(EPOCH, &epoch.as_bytes()[..])?;
+                }
+                write.commit()?;
+                Ok(())
+            };
+            make().map_err(failed)?;
+            epoch
+        }
+        Found::Foreign => {
+            let message = format!("`{}` holds something else than the data of a service", path.display());
+            return Err(RepositoryError::new(message));
+        }
+        Found::Newer => {
+            let message = format!("`{}` was made by a newer release of the service: use that one", path.display());
+            return Err(RepositoryError::new(message));
+        }
+    };
+    Ok((database, epoch))
+}
+
+enum Found {
+    Nothing,
+    Epoch(Uuid),
+    Foreign,
+    Newer,
+}
+
+fn inspect(database: &Database) -> Result<Found, redb::Error> {
+    let read = database.begin_read()?;
+    let mut tables = read.list_tables()?;
+    if !tables.any(|table| table.name() == SERVICE.name()) {
+        return Ok(if read.list_tables()?.next().is_some() { Found::Foreign } else { Found::Nothing });
+    }
+    let service = read.open_table(SERVICE)?;
+    match service.get(FORMAT)? {
+        Some(format) if format.value() == FORMAT_1 => {}
+        Some(_) => return Ok(Found::Newer),
+        None => return Ok(Found::Foreign),
+    }
+    let epoch = service.get(EPOCH)?.and_then(|epoch| Uuid::from_slice(epoch.value()).ok());
+    Ok(epoch.map_or(Found::Foreign, Found::Epoch))
+}
+
+fn failed(error: impl Into<redb::Error>) -> RepositoryError {
+    RepositoryError::new(error.into())
+}
+
+impl Shared {
+    /// Does something with the file. After a failure of the disk redb refuses everything, so the file is opened again:
+    /// what was committed is there, and what was not is not.
+    fn with<T>(&self, job: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, RepositoryError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let result = match &*database {
+            Some(database) => job(database),
+            None => Err(redb::Error::PreviousIo),
+        };
+        drop(database);
+        if let Err(redb::Error::Io(_) | redb::Error::PreviousIo) = &result {
+            let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+            // Closed first: a file cannot be open twice.
+            *database = None;
+            *database = open(&self.path, &*self.clock).ok().map(|(database, _)| database);
+        }
+        result.map_err(failed)
+    }
+}
+
+/// The names of the redb tables of a table.
+struct Names {
+    rows: String,
+    stamps: String,
+    keys: String,
+    ages: String,
+    last: String,
+}
+
+impl Names {
+    fn of(table: &str) -> Names {
+        let name = |kind: &str| format!("{kind}/{table}");
+        Names { rows: name("rows"), stamps: name("stamps"), keys: name("keys"), ages: name("ages"), last: name("last") }
+    }
+}
+
+/// A table by one of its names.
+fn bytes(name: &str) -> TableDefinition<'_, &'static [u8], &'static [u8]> {
+    TableDefinition::new(name)
+}
+
+/// The rows of a table in the file of a service. Clones are handles of the same rows.
+#[derive(Clone)]
+pub struct RedbRepository {
+    shared: Arc<Shared>,
+    names: Arc<Names>,
+}
+
+impl fmt::Debug for RedbRepository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedbRepository({} of {})", self.names.rows, self.shared.path.display())
+    }
+}
+
+impl RedbRepository {
+    /// Reads on a thread that may block.
+    async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&redb::ReadTransaction, &Names) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, RepositoryError> {
+        let (shared, names) = (Arc::clone(&self.shared), Arc::clone(&self.names));
+        blocking::unblock(move || shared.with(|database| job(&database.begin_read()?, &names))).await
+    }
+}
+
+#[async_trait]
+impl Repository for RedbRepository {
+    async fn epoch(&self) -> Result<Uuid, RepositoryError> {
+        Ok(*self.shared.epoch.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn read(&self, id: &str) -> Result<Option<Row>, RepositoryError> {
+        let id: Arc<str> = id.into();
+        self.read(move |read, names| read::row(read, names, &id)).await
+    }
+
+    async fn query(&self, query: RowQuery) -> Result<Selection, RepositoryError> {
+        self.read(move |read, names| read::query(read, names, &query)).await
+    }
+
+    async fn changes(
+        &self,
+        since: Option<Place>,
+        evaluator: Evaluator,
+        limit: usize,
+    ) -> Result<Changes, RepositoryError> {
+        self.read(move |read, names| read::changes(read, names, since, &evaluator, limit)).await
+    }
+
+    async fn write(&self, change: Change) -> Result<WriteOutcome, RepositoryError> {
+        let (answer, answered) = oneshot::channel();
+        Queue::push(&self.shared, Arc::clone(&self.names), change, answer);
+        match answered.await {
+            Ok(outcome) => outcome.map_err(RepositoryError::new),
+            Err(_) => Err(RepositoryError::new("the writer stopped: see the log of the service")),
+        }
+    }
+
+    async fn effect(&self, caller: &str, key: Uuid) -> Result<Option<Effect>, RepositoryError> {
+        let caller: Arc<str> = caller.into();
+        self.read(move |read, names| read::effect(read, names, &caller, key)).await
+    }
+}

@@ -1,0 +1,199 @@
+//! Reads: one range, in the order of the ids or of the stamps; the rest is filtered, and no more rows are kept than wanted.
+
+use std::{borrow::Cow, collections::BinaryHeap, ops::Bound, sync::Arc};
+
+use datasync_core::{
+    query::{Evaluator, OrderBy, QueryError, SortKey, plan},
+    schema::{IndexSchema, Name, TableSchema, UPDATED_AT},
+};
+use redb::{ReadOnlyTable, ReadTransaction, TableError};
+use uuid::Uuid;
+
+use super::{Names, bytes, rows};
+use crate::repository::{Changes, Effect, Place, ROWS_A_PAGE, Row, RowQuery, Selection};
+
+type BytesTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+/// What the planner is told of the file: the stamps are an index.
+const STAMPS: &[IndexSchema] = &[IndexSchema::new("stamps", &[Cow::Borrowed(UPDATED_AT)] as &[Name])];
+
+/// The redb table, if anything was ever written to it.
+fn open(read: &ReadTransaction, name: &str) -> Result<Option<BytesTable>, redb::Error> {
+    match read.open_table(bytes(name)) {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) fn row(read: &ReadTransaction, names: &Names, id: &str) -> Result<Option<Row>, redb::Error> {
+    let Some(table) = open(read, &names.rows)? else { return Ok(None) };
+    let found = table.get(id.as_bytes())?;
+    found.map(|found| rows::row(id, found.value())).transpose()
+}
+
+pub(super) fn effect(
+    read: &ReadTransaction,
+    names: &Names,
+    caller: &str,
+    key: Uuid,
+) -> Result<Option<Effect>, redb::Error> {
+    let Some(table) = open(read, &names.keys)? else { return Ok(None) };
+    let found = table.get(&rows::key_bytes(caller, key)[..])?;
+    found.map(|found| rows::effect(found.value())).transpose()
+}
+
+fn evaluated(error: QueryError) -> redb::Error {
+    redb::Error::Corrupted(error.to_string())
+}
+
+/// A row and its place in the order of the query; the last of a heap is the one that is not wanted.
+struct Found(SortKey, Row);
+
+impl PartialEq for Found {
+    fn eq(&self, other: &Found) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Found {}
+
+impl PartialOrd for Found {
+    fn partial_cmp(&self, other: &Found) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Found {
+    fn cmp(&self, other: &Found) -> std::cmp::Ordering {
+        self.0.cmp(&other.0)
+    }
+}
+
+/// Keeps the first rows of a query's order.
+struct First<'q> {
+    query: &'q RowQuery,
+    /// How many are kept: those that are skipped, those that are wanted, and one that tells of more.
+    most: usize,
+    kept: BinaryHeap<Found>,
+    total: u64,
+}
+
+impl First<'_> {
+    fn offer(&mut self, row: Row) -> Result<(), redb::Error> {
+        if row.record.deleted && !self.query.include_deleted {
+            return Ok(());
+        }
+        let Some(key) = self.query.evaluator.evaluate(&row.id, &row.record).map_err(evaluated)? else { return Ok(()) };
+        self.total += 1;
+        if self.kept.len() < self.most {
+            self.kept.push(Found(key, row));
+        } else if let Some(mut last) = self.kept.peek_mut()
+            && key < last.0
+        {
+            *last = Found(key, row);
+        }
+        Ok(())
+    }
+
+    /// Whether rows that come later in the query's order change nothing.
+    fn enough(&self) -> bool {
+        self.kept.len() >= self.most && !self.query.description.count
+    }
+}
+
+pub(super) fn query(read: &ReadTransaction, names: &Names, query: &RowQuery) -> Result<Selection, redb::Error> {
+    let skip = usize::try_from(query.description.skip).unwrap_or(usize::MAX);
+    let most = skip.saturating_add(query.limit).saturating_add(1);
+    let mut first = First { query, most, kept: BinaryHeap::new(), total: 0 };
+    let schema = TableSchema::new("rows", &[], STAMPS);
+    let access = plan(&query.description, &schema);
+    let by_stamp = query.description.order.first().is_some_and(ascending_stamp);
+    if is_empty(&access.range) {
+        return Ok(selection(first, skip));
+    }
+    let Some(table) = open(read, &names.rows)? else { return Ok(selection(first, skip)) };
+    if access.index.is_some() || (by_stamp && access.range == (Bound::Unbounded, Bound::Unbounded)) {
+        let Some(stamps) = open(read, &names.stamps)? else { return Ok(selection(first, skip)) };
+        let mut full_at: Option<Vec<u8>> = None;
+        for entry in stamps.range::<&[u8]>(range(&access.range))? {
+            let (key, id) = entry?;
+            let stamp = key.value().get(..9).unwrap_or_default();
+            // Rows of one time come in any order: all of them are looked at.
+            if by_stamp && full_at.as_deref().is_some_and(|full_at| stamp > full_at) {
+                break;
+            }
+            let id = rows::id(id.value())?;
+            if let Some(row) = table.get(id.as_bytes())? {
+                first.offer(rows::row(&id, row.value())?)?;
+            }
+            if full_at.is_none() && first.enough() {
+                full_at = Some(stamp.to_vec());
+            }
+        }
+    } else {
+        for entry in table.range::<&[u8]>(range(&access.range))? {
+            if access.ordered && first.enough() {
+                break;
+            }
+            let (id, row) = entry?;
+            first.offer(rows::row(&rows::id(id.value())?, row.value())?)?;
+        }
+    }
+    Ok(selection(first, skip))
+}
+
+/// Conditions that contradict each other leave a range that redb would not take.
+fn is_empty(range: &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> bool {
+    match range {
+        (Bound::Included(from), Bound::Included(to)) => from > to,
+        (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
+        _ => false,
+    }
+}
+
+fn ascending_stamp(key: &OrderBy) -> bool {
+    key.field.eq_ignore_ascii_case(UPDATED_AT) && !key.descending
+}
+
+fn range((from, to): &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice))
+}
+
+fn selection(first: First<'_>, skip: usize) -> Selection {
+    let (limit, counted) = (first.query.limit, first.query.description.count);
+    let kept = first.kept.into_sorted_vec();
+    let more = kept.len() > skip.saturating_add(limit);
+    let rows = kept.into_iter().skip(skip).take(limit).map(|Found(_, row)| row).collect();
+    Selection { rows, more, total: counted.then_some(first.total) }
+}
+
+pub(super) fn changes(
+    read: &ReadTransaction,
+    names: &Names,
+    since: Option<Place>,
+    evaluator: &Evaluator,
+    limit: usize,
+) -> Result<Changes, redb::Error> {
+    let mut changes = Changes { rows: Vec::new(), place: since, more: false };
+    let (Some(table), Some(stamps)) = (open(read, &names.rows)?, open(read, &names.stamps)?) else {
+        return Ok(changes);
+    };
+    let from = since.map(rows::stamp_bytes);
+    let from = from.as_ref().map_or(Bound::Unbounded, |from| Bound::Excluded(&from[..]));
+    for (looked_at, entry) in stamps.range::<&[u8]>((from, Bound::Unbounded))?.enumerate() {
+        if changes.rows.len() == limit || looked_at == ROWS_A_PAGE {
+            changes.more = true;
+            break;
+        }
+        let (key, id) = entry?;
+        changes.place = Some(rows::stamp(key.value())?);
+        let id: Arc<str> = rows::id(id.value())?;
+        let Some(row) = table.get(id.as_bytes())? else { continue };
+        let row = rows::row(&id, row.value())?;
+        if evaluator.evaluate(&row.id, &row.record).map_err(evaluated)?.is_some() {
+            changes.rows.push(row);
+        }
+    }
+    Ok(changes)
+}
