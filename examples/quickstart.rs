@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --features server --example quickstart` (and `-- --data FILE` for films of your own).
 
-use std::{error::Error, net::SocketAddr, path::Path, process::ExitCode};
+use std::{error::Error, net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use datasync::{
     prelude::*,
@@ -82,7 +82,7 @@ async fn run() -> Result<bool> {
     pull(&laptop_client, &laptop, "laptop").await?;
 
     title("The network goes away");
-    service.stop().await;
+    service.stop(Duration::from_secs(2)).await;
     say("The service is stopped. Everything that follows happens on the devices alone.");
     let long = phone.query().filter(|f| f.minutes.gt(180_u32).and(f.year.ge(1960))).order_by(|f| f.year.asc());
     let long = long.to_vec().await?;
@@ -161,7 +161,7 @@ async fn run() -> Result<bool> {
     if agree {
         say("Every film is the same on the phone, on the laptop and on the service.");
     }
-    service.stop().await;
+    service.stop(Duration::from_secs(2)).await;
     Ok(agree)
 }
 

@@ -134,7 +134,7 @@ async fn loop_over_a_socket(count: i64) -> Result<[Duration; 5]> {
     if pushed.pushed != 1_000 {
         return Err(format!("{} of 1000 operations were pushed", pushed.pushed).into());
     }
-    server.stop().await;
+    server.stop(Duration::from_secs(2)).await;
     Ok(times)
 }
 

@@ -1,19 +1,45 @@
 //! A service on a socket.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    task::JoinHandle,
+};
 
-/// How long a stopping service waits for requests under way.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a connection may be silent before a request, or in the middle of its head.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How many connections are served at once; others wait to be accepted.
+const CONNECTIONS: usize = 4_096;
+/// The longest head of a request, in bytes.
+const LONGEST_HEAD: usize = 128 * 1024;
+/// How long is waited after the system had no resources for another connection.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A service that listens on a socket until it is stopped or dropped.
+///
+/// It speaks HTTP/1.1 without TLS. A connection that sends nothing for 30 seconds is closed, and so many that the
+/// service would run out of memory are not accepted at once.
 #[derive(Debug)]
 pub struct DatasyncServer {
     address: SocketAddr,
     end: Option<oneshot::Sender<()>>,
-    task: JoinHandle<io::Result<()>>,
+    task: JoinHandle<Connections>,
+}
+
+/// The connections that are served. They are closed when this is dropped.
+#[derive(Debug)]
+struct Connections {
+    graceful: GracefulShutdown,
+    close: watch::Sender<()>,
 }
 
 impl DatasyncServer {
@@ -26,11 +52,7 @@ impl DatasyncServer {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (end, ended) = oneshot::channel::<()>();
-        let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
-            // The sender's end is a signal too.
-            let _ = ended.await;
-        });
-        let task = tokio::spawn(async move { serving.await });
+        let task = tokio::spawn(accept(listener, router, ended));
         Ok(DatasyncServer { address, end: Some(end), task })
     }
 
@@ -40,12 +62,51 @@ impl DatasyncServer {
         self.address
     }
 
-    /// Answers the requests under way, within 2 s, closes every connection and listens no more.
-    pub async fn stop(mut self) {
+    /// Listens no more, answers the requests under way for as long as `patience`, and closes every connection.
+    pub async fn stop(mut self, patience: Duration) {
         self.end.take();
-        let ended = tokio::time::timeout(PATIENCE, &mut self.task).await;
-        if ended.is_err() {
-            self.task.abort();
+        let Ok(connections) = self.task.await else { return };
+        // What is not answered in time is closed with `connections.close`.
+        let _ = tokio::time::timeout(patience, connections.graceful.shutdown()).await;
+        drop(connections.close);
+    }
+}
+
+async fn accept(listener: TcpListener, router: Router, mut ended: oneshot::Receiver<()>) -> Connections {
+    let connections = Connections { graceful: GracefulShutdown::new(), close: watch::Sender::new(()) };
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            _ = &mut ended => return connections,
+            next = next => next,
+        };
+        match (place, accepted) {
+            (Ok(place), Ok((stream, _))) => serve(stream, &router, &connections, place),
+            _ => tokio::time::sleep(PAUSE).await,
         }
     }
+}
+
+fn serve(stream: TcpStream, router: &Router, connections: &Connections, place: OwnedSemaphorePermit) {
+    // Answers are written at once; without it they wait for a network that acknowledges late.
+    let _ = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SILENCE)
+        .max_buf_size(LONGEST_HEAD)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+    let watched = connections.graceful.watch(connection);
+    let mut close = connections.close.subscribe();
+    tokio::spawn(async move {
+        tokio::select! {
+            // A connection that breaks is the client's affair.
+            _ = watched => {}
+            _ = close.changed() => {}
+        }
+        drop(place);
+    });
 }

@@ -1,6 +1,8 @@
 //! Push and pull over a real socket, and a service that goes away and comes back.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+use std::time::Duration;
+
 use datasync_core::{
     client::{DatasyncClient, OfflineTable, Tables},
     error::ErrorKind,
@@ -35,7 +37,7 @@ async fn two_devices_and_a_service_that_comes_and_goes(wire: Wire) {
     assert_eq!(there.pull_items(there.query()).await.unwrap().inserted, 60);
     assert_eq!(local_rows(&there).await, service_rows(&rows));
 
-    server.stop().await;
+    server.stop(Duration::from_secs(2)).await;
     here.insert(note_of("offline", "x")).await.unwrap();
     assert_eq!(here.push_items().await.unwrap_err().kind(), ErrorKind::Unreachable);
     assert_eq!(there.pull_items(there.query()).await.unwrap_err().kind(), ErrorKind::Unreachable);
@@ -51,7 +53,7 @@ async fn two_devices_and_a_service_that_comes_and_goes(wire: Wire) {
     here.pull_items(here.query()).await.unwrap();
     assert_eq!(local_rows(&there).await, service_rows(&rows));
     assert_eq!(local_rows(&here).await, service_rows(&rows));
-    server.stop().await;
+    server.stop(Duration::from_secs(2)).await;
 }
 
 async fn a_remote_table_talks_to_the_service_alone(wire: Wire) {
@@ -74,7 +76,7 @@ async fn a_remote_table_talks_to_the_service_alone(wire: Wire) {
     assert!(remote.get("05").await.unwrap().is_none());
     assert_eq!(remote.insert(note_of("06", "x")).await.unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(here.count().await.unwrap(), 0, "nothing of it is stored here");
-    server.stop().await;
+    server.stop(Duration::from_secs(2)).await;
     assert_eq!(remote.get("06").await.unwrap_err().kind(), ErrorKind::Unreachable);
 }
 
