@@ -49,6 +49,9 @@ pub struct HttpTransportBuilder {
     token_header: (String, String),
     handle: Option<tokio::runtime::Handle>,
     exchange: Option<Arc<dyn Exchange>>,
+    proxy: Option<String>,
+    #[cfg(feature = "tls")]
+    tls: crate::tls::Tls,
 }
 
 impl fmt::Debug for HttpTransportBuilder {
@@ -72,6 +75,9 @@ impl HttpTransportBuilder {
             token_header: ("authorization".to_owned(), "Bearer".to_owned()),
             handle: None,
             exchange: None,
+            proxy: None,
+            #[cfg(feature = "tls")]
+            tls: crate::tls::Tls::default(),
         }
     }
 
@@ -141,6 +147,32 @@ impl HttpTransportBuilder {
         self
     }
 
+    /// A proxy for every request, `http://host:port`. Without it the environment's `HTTP_PROXY` and its kin hold.
+    ///
+    /// Not looked at where an [`exchange`](HttpTransportBuilder::exchange) or a surf client is given.
+    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+        self.proxy = Some(url.into());
+        self
+    }
+
+    /// Trusts the certificate authorities in this PEM text too, beside those of the system.
+    ///
+    /// Not looked at where an [`exchange`](HttpTransportBuilder::exchange) or a surf client is given.
+    #[cfg(feature = "tls")]
+    pub fn root_certificate(mut self, pem: impl AsRef<[u8]>) -> Self {
+        self.tls.roots.push(pem.as_ref().to_vec());
+        self
+    }
+
+    /// Shows this certificate to a service that asks for one: the chain and the key, each as PEM text.
+    ///
+    /// Not looked at where an [`exchange`](HttpTransportBuilder::exchange) or a surf client is given.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate(mut self, chain: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
+        self.tls.identity = Some((chain.as_ref().to_vec(), key.as_ref().to_vec()));
+        self
+    }
+
     /// Sends with this client in place of ours. It must not follow redirects to other origins.
     ///
     /// Surf's own `h1-client` must not be used: after a request that was given up it hands its answer to another one.
@@ -155,12 +187,34 @@ impl HttpTransportBuilder {
         self
     }
 
+    /// The options of reqwest's client.
+    fn client(&self, secure: bool) -> Result<reqwest::ClientBuilder, HttpConfigError> {
+        let mut client = reqwest::Client::builder();
+        if let Some(proxy) = &self.proxy {
+            let proxy = reqwest::Proxy::all(proxy);
+            client = client.proxy(proxy.map_err(|_| HttpConfigError("the proxy is not a URL".to_owned()))?);
+        }
+        #[cfg(feature = "tls")]
+        {
+            let secure = secure || self.proxy.as_ref().is_some_and(|proxy| proxy.starts_with("https:"));
+            let tls = if secure { self.tls.config() } else { crate::tls::Tls::unused() };
+            client = client.tls_backend_preconfigured(tls.map_err(HttpConfigError)?);
+        }
+        #[cfg(not(feature = "tls"))]
+        if secure {
+            let message = "https needs the feature `tls`, or a surf client that has it".to_owned();
+            return Err(HttpConfigError(message));
+        }
+        Ok(client)
+    }
+
     /// Checks everything; connects to nothing.
     ///
     /// # Errors
     ///
-    /// A base that is not an `http` or `https` URL, carries a password, or a value out of its range.
-    pub fn build(self) -> Result<HttpTransport, HttpConfigError> {
+    /// A base that is not an `http` or `https` URL, carries a password, certificates or a proxy that cannot be read, or
+    /// a value out of its range.
+    pub fn build(mut self) -> Result<HttpTransport, HttpConfigError> {
         let wrong = |what: String| Err(HttpConfigError(what));
         let base = match Url::parse(&self.base) {
             Ok(base) => base,
@@ -188,13 +242,16 @@ impl HttpTransportBuilder {
                 return wrong(format!("`{name}` cannot be the name of a header, or its value cannot stand in one"));
             }
         }
-        let (header, scheme) = self.token_header;
-        let tokens =
-            self.provider.map(|provider| Arc::new(Tokens { provider, header, scheme, state: Default::default() }));
-        let exchange = match self.exchange {
+        let (header, scheme) = self.token_header.clone();
+        let tokens = self
+            .provider
+            .take()
+            .map(|provider| Arc::new(Tokens { provider, header, scheme, state: Default::default() }));
+        let exchange = match self.exchange.take() {
             Some(exchange) => exchange,
             None => {
-                let client = ReqwestClient::new(self.handle, self.max_body);
+                let client = self.client(base.scheme() == "https")?;
+                let client = ReqwestClient::new(client, self.handle, self.max_body);
                 let client = client.map_err(|error| HttpConfigError(format!("the HTTP client: {error}")))?;
                 Arc::new(SurfExchange::new(surf::Client::with_http_client(client)))
             }

@@ -86,6 +86,8 @@ pub trait Exchange: fmt::Debug + Send + Sync + 'static {
 pub enum ExchangeErrorKind {
     /// No connection was made: certainly nothing was sent.
     Connect,
+    /// One side does not trust the other's certificate: certainly nothing was done.
+    Untrusted,
     /// The connection broke, or what came was not HTTP.
     Interrupted,
     /// The body is longer than allowed.
@@ -96,6 +98,7 @@ pub enum ExchangeErrorKind {
 #[derive(Debug)]
 pub struct ExchangeError {
     kind: ExchangeErrorKind,
+    message: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -103,7 +106,14 @@ impl ExchangeError {
     /// An error of this kind.
     #[must_use]
     pub fn new(kind: ExchangeErrorKind) -> ExchangeError {
-        ExchangeError { kind, source: None }
+        ExchangeError { kind, message: None, source: None }
+    }
+
+    /// Says more than the kind does; nothing that is secret.
+    #[must_use]
+    pub fn with_message(mut self, message: impl Into<String>) -> ExchangeError {
+        self.message = Some(message.into());
+        self
     }
 
     /// Adds the cause.
@@ -122,8 +132,12 @@ impl ExchangeError {
 
 impl fmt::Display for ExchangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(message) = &self.message {
+            return f.write_str(message);
+        }
         f.write_str(match self.kind {
             ExchangeErrorKind::Connect => "no connection could be made",
+            ExchangeErrorKind::Untrusted => "the certificate is not trusted",
             ExchangeErrorKind::Interrupted => "the connection broke",
             ExchangeErrorKind::TooLarge => "the response is longer than allowed",
         })

@@ -11,7 +11,8 @@
 //! [`Exchange`]; the client behind it is [`surf`], with an `HttpClient` of ours over `reqwest`. It runs on the tokio
 //! runtime that is current, on a handle given to the builder, or else on one worker thread of its own.
 //!
-//! This release has no TLS of its own: for `https` give the builder a `surf::Client` that has it.
+//! With the feature `tls`, on by default, it speaks https: rustls with ring, the authorities of the system and those that
+//! the builder is given. Without it `https` needs a `surf::Client` of the app's own.
 
 mod auth;
 mod codec;
@@ -21,6 +22,8 @@ mod exchange;
 mod reqwest_client;
 mod retry;
 mod surf_client;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 
 pub use auth::{AccessToken, TokenError, TokenProvider};

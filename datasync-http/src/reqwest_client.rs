@@ -57,9 +57,13 @@ impl<T> Drop for Aborting<T> {
 }
 
 impl ReqwestClient {
-    pub(crate) fn new(handle: Option<Handle>, max_body: usize) -> reqwest::Result<ReqwestClient> {
-        let client =
-            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).tcp_nodelay(true).build()?;
+    /// A client that follows no redirects; the options are the builder's.
+    pub(crate) fn new(
+        client: reqwest::ClientBuilder,
+        handle: Option<Handle>,
+        max_body: usize,
+    ) -> reqwest::Result<ReqwestClient> {
+        let client = client.redirect(reqwest::redirect::Policy::none()).tcp_nodelay(true).build()?;
         Ok(ReqwestClient { client, handle, worker: Arc::default(), max_body })
     }
 
@@ -91,9 +95,14 @@ struct Received {
 
 async fn exchange(request: reqwest::RequestBuilder, max_body: usize) -> Result<Received, ExchangeError> {
     let interrupted = |error: reqwest::Error| {
-        let kind = if error.is_connect() { ExchangeErrorKind::Connect } else { ExchangeErrorKind::Interrupted };
         // The URL of a request may hold what the user wrote.
-        ExchangeError::new(kind).with_source(error.without_url())
+        let error = error.without_url();
+        #[cfg(feature = "tls")]
+        if let Some(message) = crate::tls::distrust(&error) {
+            return ExchangeError::new(ExchangeErrorKind::Untrusted).with_message(message).with_source(error);
+        }
+        let kind = if error.is_connect() { ExchangeErrorKind::Connect } else { ExchangeErrorKind::Interrupted };
+        ExchangeError::new(kind).with_source(error)
     };
     let mut response = request.send().await.map_err(interrupted)?;
     let headers = response.headers().iter();

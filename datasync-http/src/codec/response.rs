@@ -184,7 +184,7 @@ fn wait(value: &str, now: Option<Timestamp>) -> Option<Duration> {
 /// The error of a request that got no response.
 pub(crate) fn broken(error: ExchangeError) -> TransportError {
     let kind = match error.kind() {
-        ExchangeErrorKind::Connect => TransportErrorKind::Connect,
+        ExchangeErrorKind::Connect | ExchangeErrorKind::Untrusted => TransportErrorKind::Connect,
         ExchangeErrorKind::Interrupted => TransportErrorKind::Interrupted,
         ExchangeErrorKind::TooLarge => TransportErrorKind::Protocol,
     };
