@@ -230,6 +230,8 @@ pub enum StoreErrorKind {
     NewerFormat,
     /// The store's content is damaged.
     Corrupted,
+    /// There is no space left on the disk: nothing was changed.
+    Full,
     /// The system refused to read or to write.
     Io,
     /// The store has been closed.

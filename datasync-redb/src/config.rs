@@ -6,7 +6,7 @@ use datasync_core::{executor::BlockingExecutor, store::StoreError};
 use futures::future::BoxFuture;
 use redb::StorageBackend;
 
-use crate::{open, store::RedbStore};
+use crate::{open, shared::Shared, store::RedbStore};
 
 /// Runs blocking calls on the threads of the `blocking` crate, which needs no runtime.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,15 +55,17 @@ impl RedbBuilder {
     /// [`Corrupted`](datasync_core::store::StoreErrorKind::Corrupted) or
     /// [`Io`](datasync_core::store::StoreErrorKind::Io). The file is left as it was then.
     pub fn open(self, path: impl AsRef<Path>) -> Result<RedbStore, StoreError> {
-        Ok(RedbStore::new(open::file(path.as_ref(), self.cache)?, self.executor))
+        let path = path.as_ref();
+        let database = open::file(path, self.cache)?;
+        Ok(RedbStore::new(Shared::new(database, Some((path.to_owned(), self.cache))), self.executor))
     }
 
-    /// Opens a store on any storage of redb's.
+    /// Opens a store on any storage of redb's. After the storage has failed, the store must be opened again.
     ///
     /// # Errors
     ///
     /// As [`open`](RedbBuilder::open), but for `AlreadyOpen`: what guards the storage from a second writer is its own.
     pub fn open_backend(self, backend: impl StorageBackend) -> Result<RedbStore, StoreError> {
-        Ok(RedbStore::new(open::backend(backend, self.cache)?, self.executor))
+        Ok(RedbStore::new(Shared::new(open::backend(backend, self.cache)?, None), self.executor))
     }
 }

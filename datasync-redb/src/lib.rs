@@ -14,10 +14,13 @@ mod codec;
 mod config;
 mod error;
 mod keys;
+mod maintenance;
 mod open;
 mod scan;
+mod shared;
 mod store;
 mod wire;
 
 pub use config::{BlockingPool, RedbBuilder};
+pub use maintenance::CheckReport;
 pub use store::RedbStore;

@@ -16,7 +16,7 @@ use datasync_core::store::{StoreError, StoreErrorKind};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, TableError};
 
 use crate::{
-    error::{corrupted, failed, opening},
+    error::{corrupted, failed, guarded, opening},
     store::{FORMAT, META, META_FORMAT},
 };
 
@@ -32,6 +32,10 @@ fn builder(cache: usize) -> Builder {
 }
 
 pub(crate) fn file(path: &Path, cache: usize) -> Result<Database, StoreError> {
+    guarded(|| open(path, cache))
+}
+
+fn open(path: &Path, cache: usize) -> Result<Database, StoreError> {
     let io = |error: io::Error| {
         let message = format!("the file of the store cannot be opened: {error}");
         StoreError::new(StoreErrorKind::Io, message).with_source(error)
@@ -56,9 +60,11 @@ pub(crate) fn backend(backend: impl StorageBackend, cache: usize) -> Result<Data
     let length = backend.len().map_err(|error| {
         StoreError::new(StoreErrorKind::Io, format!("the storage cannot be read: {error}")).with_source(error)
     })?;
-    let database = builder(cache).create_with_backend(backend).map_err(opening)?;
-    check(&database, length == 0)?;
-    Ok(database)
+    guarded(|| {
+        let database = builder(cache).create_with_backend(backend).map_err(opening)?;
+        check(&database, length == 0)?;
+        Ok(database)
+    })
 }
 
 /// Looks at an existing file without writing to it.

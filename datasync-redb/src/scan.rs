@@ -12,7 +12,8 @@ use crate::{
     codec,
     error::{corrupted, failed},
     keys,
-    store::{INDEX, ROWS, Shared},
+    shared::Shared,
+    store::{INDEX, ROWS},
 };
 
 /// A table for reading. Before the first `open` a store has none.

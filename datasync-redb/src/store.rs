@@ -13,9 +13,10 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    error::Error as _,
     fmt,
     ops::Bound,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -28,16 +29,18 @@ use datasync_core::{
     },
 };
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
+    WriteTransaction,
 };
 use uuid::Uuid;
 
 use crate::{
     codec,
     config::RedbBuilder,
-    error::{corrupted, failed},
+    error::{corrupted, failed, of_io},
     keys,
     scan::{scan_ids, scan_index, table},
+    shared::{Shared, index_name},
     wire::{Reader, Writer},
 };
 
@@ -46,12 +49,12 @@ type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 pub(crate) const META: Definition = TableDefinition::new("meta");
 pub(crate) const ROWS: Definition = TableDefinition::new("rows");
 pub(crate) const INDEX: Definition = TableDefinition::new("index");
-const QUEUE: Definition = TableDefinition::new("queue");
-const TOKENS: Definition = TableDefinition::new("tokens");
-const LOSERS: Definition = TableDefinition::new("losers");
+pub(crate) const QUEUE: Definition = TableDefinition::new("queue");
+pub(crate) const TOKENS: Definition = TableDefinition::new("tokens");
+pub(crate) const LOSERS: Definition = TableDefinition::new("losers");
 const INDEXES: Definition = TableDefinition::new("indexes");
 const INDEXED: Definition = TableDefinition::new("indexed");
-const ALL: [Definition; 8] = [META, ROWS, INDEX, QUEUE, TOKENS, LOSERS, INDEXES, INDEXED];
+pub(crate) const ALL: [Definition; 8] = [META, ROWS, INDEX, QUEUE, TOKENS, LOSERS, INDEXES, INDEXED];
 
 pub(crate) const META_FORMAT: &[u8] = b"format";
 /// The name of the format, and its number in the last byte.
@@ -71,13 +74,6 @@ impl fmt::Debug for RedbStore {
     }
 }
 
-pub(crate) struct Shared {
-    /// `None` once the store is closed.
-    database: RwLock<Option<Database>>,
-    /// The numbers of the indexes, by table and text.
-    indexes: RwLock<BTreeMap<Vec<u8>, u32>>,
-}
-
 impl RedbStore {
     /// Opens the store in the file `path`, or makes it. See [`RedbBuilder::open`] for the errors.
     ///
@@ -93,12 +89,11 @@ impl RedbStore {
         RedbBuilder::default()
     }
 
-    pub(crate) fn new(database: Database, executor: Arc<dyn BlockingExecutor>) -> RedbStore {
-        let shared = Shared { database: RwLock::new(Some(database)), indexes: RwLock::default() };
+    pub(crate) fn new(shared: Shared, executor: Arc<dyn BlockingExecutor>) -> RedbStore {
         RedbStore { shared: Arc::new(shared), executor }
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         lost: StoreErrorKind,
         work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
@@ -120,27 +115,6 @@ impl RedbStore {
         };
         self.blocking(StoreErrorKind::Io, read).await
     }
-}
-
-impl Shared {
-    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        match &*database {
-            Some(database) => work(database),
-            None => Err(StoreError::new(StoreErrorKind::Closed, "the store has been closed: open it again")),
-        }
-    }
-
-    pub(crate) fn index_number(&self, table: &str, index: &str) -> Option<u32> {
-        let indexes = self.indexes.read().unwrap_or_else(PoisonError::into_inner);
-        indexes.get(&index_name(table, index)).copied()
-    }
-}
-
-fn index_name(table: &str, index: &str) -> Vec<u8> {
-    let mut name = keys::table("", table);
-    name.extend_from_slice(index.as_bytes());
-    name
 }
 
 fn encode_head(head: &Head) -> Vec<u8> {
@@ -292,20 +266,22 @@ impl Store for RedbStore {
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        let work = move |shared: &Shared| shared.with(|database| commit(shared, database, &batch));
+        let work = move |shared: &Shared| match shared.with(|database| commit(shared, database, &batch)) {
+            Err(error) if error.kind() == StoreErrorKind::OutcomeUnknown => settle(shared, &batch, error),
+            done => done,
+        };
         self.blocking(StoreErrorKind::OutcomeUnknown, work).await
     }
 
     async fn close(&self) -> Result<(), StoreError> {
         self.blocking(StoreErrorKind::Io, |shared| {
-            let database = shared.database.write().unwrap_or_else(PoisonError::into_inner).take();
-            database.map_or(Ok(()), |database| database.close().map_err(failed))
+            shared.close().map_or(Ok(()), |database| database.close().map_err(failed))
         })
         .await
     }
 }
 
-fn read_place(bytes: &[u8]) -> Result<u64, StoreError> {
+pub(crate) fn read_place(bytes: &[u8]) -> Result<u64, StoreError> {
     bytes.try_into().map(u64::from_be_bytes).map_err(|_| corrupted("a place of the queue is not a number"))
 }
 
@@ -363,6 +339,29 @@ fn has_rows(rows: &Table<'_, &'static [u8], &'static [u8]>, table: &str) -> Resu
     match rows.range::<&[u8]>(prefix.as_slice()..).map_err(failed)?.next() {
         Some(entry) => Ok(entry.map_err(failed)?.0.value().starts_with(&prefix)),
         None => Ok(false),
+    }
+}
+
+/// Finds out what became of a commit that failed: the file, opened again, says whether it happened.
+fn settle(shared: &Shared, batch: &WriteBatch, failure: StoreError) -> Result<(), StoreError> {
+    let head = shared.with(|database| {
+        let read = database.begin_read().map_err(failed)?;
+        let meta = read.open_table(META).map_err(failed)?;
+        let head = meta.get(META_HEAD).map_err(failed)?;
+        head.map_or(Ok(Head::default()), |head| decode_head(head.value()))
+    });
+    match head {
+        Ok(head) if (head.number, head.id) == (batch.number, batch.id) => Ok(()),
+        Ok(head) if head.number < batch.number => {
+            let cause = failure.source().and_then(|source| source.downcast_ref::<redb::CommitError>());
+            Err(match cause {
+                Some(redb::CommitError::Storage(StorageError::Io(io))) => {
+                    of_io(io, "the commit failed").with_source(failure)
+                }
+                _ => StoreError::new(StoreErrorKind::Io, "the commit failed: try again").with_source(failure),
+            })
+        }
+        _ => Err(failure),
     }
 }
 

@@ -5,54 +5,19 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
+mod common;
+
+use common::{CHILD, batch, child, fill};
 use datasync_core::{
-    row::{Body, Hold, Operation, OperationKind, Phase, Record, Row, RowKey},
-    store::{OperationsRequest, RowWrite, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch},
+    row::RowKey,
+    store::{OperationsRequest, Store, StoreError, StoreErrorKind, TableSpec},
 };
 use datasync_redb::RedbStore;
 use futures::executor::block_on;
 use redb::{ReadableDatabase, TableDefinition};
-use uuid::Uuid;
-
-/// Names the file that a child process works on, and what it does there.
-const CHILD: &str = "DATASYNC_REDB_TEST_CHILD";
-
-fn batch(number: u64) -> WriteBatch {
-    let record = Record {
-        body: Body::from(format!("{{\"id\":\"{number}\"}}").into_bytes()),
-        version: None,
-        updated_at: None,
-        deleted: false,
-    };
-    let operation = Operation {
-        place: number,
-        key: Uuid::from_u128(u128::from(number)),
-        kind: OperationKind::Insert,
-        phase: Phase::New,
-        hold: Hold::Ready,
-        version: None,
-        frozen: None,
-        fingerprint: 0,
-        attempts: 0,
-        rounds: 0,
-    };
-    let row = Row { record: Some(record), operations: vec![operation], ..Row::default() };
-    let key = RowKey::new("notes", format!("{number:08}"));
-    let rows = vec![RowWrite::Put { key, row, index_keys: Vec::new() }];
-    WriteBatch { number, id: Uuid::from_u128(u128::from(number)), rows, ..WriteBatch::default() }
-}
-
-fn fill(store: &RedbStore, commits: u64) {
-    block_on(async {
-        store.open(&[TableSpec { table: "notes".into(), indexes: Vec::new() }]).await.unwrap();
-        for number in 1..=commits {
-            store.commit(batch(number)).await.unwrap();
-        }
-    });
-}
 
 fn refused(path: &Path) -> StoreErrorKind {
     let before = fs::read(path).unwrap();
@@ -158,18 +123,11 @@ fn i01_what_was_committed_survives_a_kill() {
     }
 }
 
-fn child(what: &str, path: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "in_a_child_process", "--nocapture"]);
-    command.env(CHILD, format!("{what} {}", path.display()));
-    command
-}
-
 /// Does nothing but in a child process of another test.
 #[test]
 fn in_a_child_process() {
     let Ok(order) = std::env::var(CHILD) else { return };
-    let (what, path) = order.split_once(' ').unwrap();
+    let (what, path) = order.split_once(": ").unwrap();
     match (what, RedbStore::open(path)) {
         ("open", Ok(_)) => println!("\nchild: opened"),
         ("open", Err(error)) => println!("\nchild: {:?}", error.kind()),
