@@ -1,6 +1,6 @@
 //! The service: tables, and the paths that lead to them.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -17,7 +17,6 @@ use tower_http::{
     CompressionLevel,
     compression::{CompressionLayer, predicate::SizeAbove},
     decompression::RequestDecompressionLayer,
-    timeout::RequestBodyTimeoutLayer,
 };
 
 use crate::{
@@ -30,8 +29,6 @@ use crate::{
 const CAPABILITIES: &str = "/.well-known/datasync";
 /// Where batches are taken.
 const BATCH: &str = "/$batch";
-/// How long a client may pause in the middle of its request's body.
-const BODY_PATIENCE: Duration = Duration::from_secs(20);
 /// Shorter answers are not worth their compression, in bytes.
 const COMPRESSED_FROM: u16 = 1_024;
 
@@ -139,7 +136,6 @@ impl ServiceBuilder {
         let compression = CompressionLayer::new().quality(CompressionLevel::Fastest);
         Ok(router
             .layer(DefaultBodyLimit::max(self.max_body))
-            .layer(RequestBodyTimeoutLayer::new(BODY_PATIENCE))
             .layer(compression.compress_when(SizeAbove::new(COMPRESSED_FROM)))
             .layer(map_response_with_state(self.clock, dated)))
     }

@@ -14,7 +14,10 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     task::JoinHandle,
 };
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
+/// How long a client may pause in the middle of its request's body.
+const BODY_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a connection may be silent before a request, or in the middle of its head.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How many connections are served at once; others wait to be accepted.
@@ -26,8 +29,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A service that listens on a socket until it is stopped or dropped.
 ///
-/// It speaks HTTP/1.1 without TLS. A connection that sends nothing for 30 seconds is closed, and so many that the
-/// service would run out of memory are not accepted at once.
+/// It speaks HTTP/1.1 without TLS. A connection that sends nothing for 30 seconds is closed, one that
+/// pauses for 20 in the middle of a body is answered with an error, and of so many that the service would run out of
+/// memory the last wait to be accepted.
 #[derive(Debug)]
 pub struct DatasyncServer {
     address: SocketAddr,
@@ -52,6 +56,7 @@ impl DatasyncServer {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (end, ended) = oneshot::channel::<()>();
+        let router = router.layer(RequestBodyTimeoutLayer::new(BODY_PATIENCE));
         let task = tokio::spawn(accept(listener, router, ended));
         Ok(DatasyncServer { address, end: Some(end), task })
     }

@@ -1,252 +1,28 @@
-//! The suite of the contract of [`Store`], for the authors of stores.
+//! Suites for the authors of stores and transports, and wrappers that fail on command.
 //!
 //! ```
 //! datasync_testkit::store_conformance!(datasync_core::memory::MemoryStore::new);
 //! ```
 //!
-//! Each case makes a history with a fixed seed on the store and on the memory store, and compares every answer; a case
-//! that fails is run again by its name.
-#![allow(clippy::unwrap_used, reason = "a case fails where it stands")]
+//! - [`store_conformance!`] holds a [`Store`](datasync_core::store::Store) to its contract, [`transport_conformance!`] a
+//!   [`Transport`](datasync_core::transport::Transport).
+//! - [`FaultStore`] and [`FaultTransport`] fail before or after it happened, hang, wait for a gate, or kill the process.
+//! - [`HostileProxy`] stands between a client and a service on real sockets, and cuts, delays, holds and garbles.
 
-use std::{ops::Bound, sync::Arc};
+mod fault_store;
+mod fault_transport;
+mod faults;
+mod proxy;
+mod store_suite;
+mod transport_suite;
 
-use datasync_core::{
-    memory::MemoryStore,
-    row::{Body, Hold, Operation, OperationKind, Phase, Record, Row, RowKey, SettledLoser, Side},
-    store::{
-        DeltaToken, Direction, OperationsRequest, RowWrite, ScanRequest, ScopeKey, Store, StoreErrorKind, TableSpec,
-        WriteBatch,
-    },
+pub use fault_store::{FaultStore, StoreCall};
+pub use fault_transport::{FaultTransport, TransportCall};
+pub use faults::{Fault, Faults, Gate};
+pub use proxy::{HostileProxy, Trouble};
+pub use store_suite::{answers_like_the_memory_store, is_closed_after_close, tells_of_another_set_of_indexes};
+pub use transport_suite::{
+    a_dropped_request_spoils_no_other, a_pull_brings_everything_and_then_what_changed, a_query_comes_in_its_order,
+    changes_are_answered_by_what_became_of_them, fetch_tells_deleted_rows_from_missing_ones,
+    outcomes_come_in_the_order_of_the_operations,
 };
-use futures::executor::block_on;
-use jiff::Timestamp;
-use uuid::Uuid;
-
-/// Makes one test of each case of the contract.
-///
-/// The argument makes an empty store: a function or closure without arguments, called once for each case.
-#[macro_export]
-macro_rules! store_conformance {
-    ($make:expr) => {
-        #[test]
-        fn answers_like_the_memory_store() {
-            $crate::answers_like_the_memory_store($make);
-        }
-
-        #[test]
-        fn tells_of_another_set_of_indexes() {
-            $crate::tells_of_another_set_of_indexes($make);
-        }
-
-        #[test]
-        fn is_closed_after_close() {
-            $crate::is_closed_after_close($make);
-        }
-    };
-}
-
-/// Whatever is committed, a store answers every read as the memory store does; and a batch whose number is not the next
-/// changes nothing.
-///
-/// # Panics
-///
-/// If it does not.
-pub fn answers_like_the_memory_store<S: Store>(make: impl Fn() -> S) {
-    for seed in [1, 2, 3] {
-        let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ seed);
-        let (memory, store) = (MemoryStore::new(), make());
-        block_on(async {
-            assert!(memory.open(&specs()).await.unwrap().is_empty());
-            assert!(store.open(&specs()).await.unwrap().is_empty());
-            for number in 1..=60 {
-                let batch = batch(&mut random, number);
-                memory.commit(batch.clone()).await.unwrap();
-                store.commit(batch.clone()).await.unwrap();
-                let again = store.commit(batch).await.unwrap_err();
-                assert_eq!(again.kind(), StoreErrorKind::Superseded);
-                if number % 4 == 0 {
-                    assert_eq!(everything(&memory).await, everything(&store).await, "seed {seed}, commit {number}");
-                }
-            }
-        });
-    }
-}
-
-/// A table whose rows are in other indexes than those given is named by `open` until its rows were written again.
-///
-/// # Panics
-///
-/// If it is not.
-pub fn tells_of_another_set_of_indexes<S: Store>(make: impl Fn() -> S) {
-    let store = make();
-    block_on(async {
-        let old = TableSpec { table: "notes".into(), indexes: Vec::new() };
-        let new = specs().remove(0);
-        assert!(store.open(&[old]).await.unwrap().is_empty());
-        let record = Record { body: Body::from(&b"{}"[..]), version: None, updated_at: None, deleted: false };
-        let row = Row { record: Some(record), ..Row::default() };
-        let put = |index_keys| RowWrite::Put { key: RowKey::new("notes", "a"), row: row.clone(), index_keys };
-        let first = WriteBatch { number: 1, rows: vec![put(Vec::new())], ..WriteBatch::default() };
-        store.commit(first).await.unwrap();
-        for _ in 0..2 {
-            assert_eq!(store.open(std::slice::from_ref(&new)).await.unwrap(), [Arc::from("notes")]);
-        }
-        let rows = vec![put(vec![(INDEX.into(), vec![1])])];
-        let indexed = vec![new.clone()];
-        store.commit(WriteBatch { number: 2, rows, indexed, ..WriteBatch::default() }).await.unwrap();
-        assert!(store.open(&[new]).await.unwrap().is_empty());
-    });
-}
-
-/// After `close` every call fails with `Closed`, and a second `close` is no error.
-///
-/// # Panics
-///
-/// If it is not so.
-pub fn is_closed_after_close<S: Store>(make: impl Fn() -> S) {
-    let store = make();
-    block_on(async {
-        store.open(&specs()).await.unwrap();
-        store.close().await.unwrap();
-        assert_eq!(store.head().await.unwrap_err().kind(), StoreErrorKind::Closed);
-        let batch = WriteBatch { number: 1, ..WriteBatch::default() };
-        assert_eq!(store.commit(batch).await.unwrap_err().kind(), StoreErrorKind::Closed);
-        store.close().await.unwrap();
-    });
-}
-
-/// A small generator with a fixed seed: what fails can be run again.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self, most: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % most as u64) as usize
-    }
-}
-
-const IDS: [&str; 9] = ["a", "a\0", "a\u{1}", "aa", "b", "\u{ff}", "é", "\u{10ffff}", "~"];
-const TABLES: [&str; 2] = ["notes", "notes\0"];
-const INDEX: &str = "rank(rank:i64)";
-
-fn specs() -> Vec<TableSpec> {
-    TABLES.iter().map(|table| TableSpec { table: (*table).into(), indexes: vec![INDEX.into()] }).collect()
-}
-
-fn operation(place: u64) -> Operation {
-    Operation {
-        place,
-        key: Uuid::from_u128(u128::from(place)),
-        kind: OperationKind::Replace,
-        phase: Phase::New,
-        hold: Hold::Ready,
-        version: Some("v".to_owned()),
-        frozen: None,
-        fingerprint: 7,
-        attempts: 0,
-        rounds: 0,
-    }
-}
-
-fn batch(random: &mut Random, number: u64) -> WriteBatch {
-    let mut batch = WriteBatch { number, id: Uuid::from_u128(u128::from(number)), ..WriteBatch::default() };
-    let mut used = Vec::new();
-    for turn in 0..random.next(4) {
-        let key = RowKey::new(TABLES[random.next(2)], IDS[random.next(IDS.len())]);
-        if used.contains(&key) {
-            continue;
-        }
-        used.push(key.clone());
-        batch.rows.push(if random.next(4) == 0 {
-            RowWrite::Remove { key }
-        } else {
-            let body = Body::from(format!("{{\"n\":{number}}}").into_bytes());
-            let record = Record { body, version: None, updated_at: Some(Timestamp::UNIX_EPOCH), deleted: false };
-            let has_record = random.next(5) > 0;
-            let operations = (0..random.next(3)).map(|more| operation(number * 100 + turn as u64 * 10 + more as u64));
-            let row = Row {
-                record: has_record.then_some(record),
-                operations: operations.collect(),
-                revision: number,
-                ..Row::default()
-            };
-            let rank = [&[0][..], &[0, 0], &[1, 255], &[255, 255], &[]][random.next(5)].to_vec();
-            RowWrite::Put { key, row, index_keys: if has_record { vec![(INDEX.into(), rank)] } else { Vec::new() } }
-        });
-    }
-    let scope =
-        ScopeKey { account: "".into(), table: TABLES[random.next(2)].into(), scope: IDS[random.next(3)].into() };
-    match random.next(4) {
-        0 => batch.tokens.push((scope, Some(DeltaToken(number.to_string().into())))),
-        1 => batch.tokens.push((scope, None)),
-        2 => batch.add_losers.push(SettledLoser {
-            id: Uuid::from_u128(u128::from(number)),
-            key: RowKey::new("notes", "a"),
-            side: Side::Local,
-            body: Body::from(&b"{}"[..]),
-            version: None,
-            at: Timestamp::UNIX_EPOCH,
-        }),
-        _ => batch.remove_losers.push(Uuid::from_u128(random.next(number as usize + 1) as u128)),
-    }
-    batch
-}
-
-/// Everything that a store answers, as text.
-async fn everything(store: &dyn Store) -> String {
-    let mut all = format!("{:?}", store.head().await.unwrap());
-    for table in TABLES {
-        let keys: Vec<RowKey> = IDS.iter().map(|id| RowKey::new(table, *id)).collect();
-        all += &format!("{:?}", store.get(&keys).await.unwrap());
-        for index in [None, Some(Arc::from(INDEX))] {
-            for direction in [Direction::Forward, Direction::Backward] {
-                for range in ranges() {
-                    let mut request = ScanRequest {
-                        account: "".into(),
-                        table: table.into(),
-                        index: index.clone(),
-                        range,
-                        direction,
-                        after: None,
-                        limit: 2,
-                    };
-                    loop {
-                        let page = store.scan(&request).await.unwrap();
-                        all += &format!("{:?}", page.records);
-                        match page.next {
-                            Some(next) => request.after = Some(next),
-                            None => break,
-                        }
-                    }
-                }
-            }
-        }
-        all += &format!("{:?}", store.scopes("", table).await.unwrap());
-        for scope in store.scopes("", table).await.unwrap() {
-            all += store.delta_token(&scope).await.unwrap().unwrap().0.as_ref();
-        }
-        let tables = Some(vec![Arc::from(table)]);
-        let request = OperationsRequest { account: "".into(), tables, after: 150, limit: 5 };
-        all += &format!("{:?}", store.operations(&request).await.unwrap());
-    }
-    let request = OperationsRequest { account: "".into(), tables: None, after: 0, limit: usize::MAX };
-    all += &format!("{:?}", store.operations(&request).await.unwrap());
-    all + &format!("{:?}", store.losers("", Some(Uuid::from_u128(3)), 4).await.unwrap())
-}
-
-type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
-
-fn ranges() -> Vec<Range> {
-    let keys = [vec![], vec![0], vec![0, 0], vec![b'a'], vec![0xff]];
-    let mut ranges = vec![(Bound::Unbounded, Bound::Unbounded)];
-    for one in &keys {
-        for other in &keys {
-            ranges.push((Bound::Included(one.clone()), Bound::Included(other.clone())));
-            ranges.push((Bound::Excluded(one.clone()), Bound::Excluded(other.clone())));
-        }
-        ranges.push((Bound::Included(one.clone()), Bound::Unbounded));
-    }
-    ranges
-}

@@ -19,7 +19,7 @@ use datasync_core::{
 };
 use datasync_derive::SyncEntity;
 use datasync_http::{Exchange, ExchangeError, ExchangeErrorKind, HttpRequest, HttpResponse, HttpTransport};
-use datasync_server::{DatasyncService, MemoryRepository, TableOptions};
+use datasync_server::{DatasyncService, MemoryRepository, Repository, TableOptions};
 use serde::{Deserialize, Serialize};
 use tower::ServiceExt;
 
@@ -91,9 +91,15 @@ pub fn service(rows: &MemoryRepository, page_size: u64, wire: Wire) -> Router {
 
 /// [`service`], with the time of this clock.
 pub fn service_at(rows: &MemoryRepository, page_size: u64, wire: Wire, clock: impl Clock) -> Router {
+    service_of(rows.clone(), page_size, wire, clock)
+}
+
+/// A service with one table over these rows; it is found as `note` and as `notes`.
+pub fn service_of(rows: impl Repository + Clone, page_size: u64, wire: Wire, clock: impl Clock) -> Router {
     let notes = TableOptions::of::<Note>().soft_delete(true).page_size(page_size);
     let builder = DatasyncService::builder().extensions(wire == Wire::Extended).clock(clock);
-    builder.table(notes, rows.clone()).build().expect("the service is well configured")
+    let again = notes.clone().path("tables/notes");
+    builder.table(notes, rows.clone()).table(again, rows).build().expect("the service is well configured")
 }
 
 /// What happens to one request.

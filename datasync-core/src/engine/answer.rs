@@ -21,6 +21,8 @@ pub(crate) enum Answer {
     Applied(Option<Record>),
     /// The service did it, and this is what it has now.
     AppliedThenFetched(ServiceCopy),
+    /// The answer said "done" and showed no copy; this is what the service has now.
+    PerhapsAppliedThenFetched(ServiceCopy),
     /// The service has another version; and this is its copy if it gave one.
     Conflict(Option<ServiceCopy>),
     /// The service has another version, and this is what it has now.
@@ -80,6 +82,17 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
             _ => succeed(tx, table, key, row, copy.clone().map_or(ServiceCopy::Absent, ServiceCopy::Found)),
         },
         Answer::AppliedThenFetched(now) => succeed(tx, table, key, row, now.clone()),
+        Answer::PerhapsAppliedThenFetched(now) => {
+            // A network that answers in the service's place says "done" too: the row must show it.
+            let operation = &row.operations[0];
+            let done = now.live().is_some_and(|copy| {
+                operation.kind == OperationKind::Insert || copy.version.is_none() || copy.version != operation.version
+            });
+            match done {
+                true => succeed(tx, table, key, row, now.clone()),
+                false => conflict(tx, table, key, row, true, now.clone()),
+            }
+        }
         Answer::Conflict(None) => Effect::Fetch,
         Answer::Conflict(Some(copy)) => match &row.seen {
             Some(seen) if seen.version.as_deref() != copy.version() => Effect::Fetch,

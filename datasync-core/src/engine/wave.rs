@@ -98,7 +98,7 @@ pub(crate) async fn send(
                 for (sent, outcome) in outcomes {
                     // Before the answer is stored: a page that left earlier may hold an older state of the row.
                     engine.crossing.changed(&sent.key);
-                    match classify(engine, progress, &sent, outcome) {
+                    match classify(engine, &sent, outcome) {
                         Classed::Answer(answer) => answers.push((sent, answer)),
                         Classed::NotFound => unseen.push(sent),
                         Classed::Ends(answer, error) => {
@@ -213,7 +213,7 @@ enum Classed {
     Ends(Answer, Error),
 }
 
-fn classify(engine: &Engine, progress: &Progress, sent: &Sent, outcome: PushOutcome) -> Classed {
+fn classify(engine: &Engine, sent: &Sent, outcome: PushOutcome) -> Classed {
     let copy = |row: Option<ServiceRow>| row.filter(|row| row.id == sent.key.id).map(|row| row.record);
     let deletes = sent.request.kind == OperationKind::Delete;
     let inserts = sent.request.kind == OperationKind::Insert;
@@ -233,8 +233,7 @@ fn classify(engine: &Engine, progress: &Progress, sent: &Sent, outcome: PushOutc
                 Forbidden | Rejected => Answer::Refused { status: error.status(), message: error.to_string() },
                 kind => {
                     let failures = sent.attempts.saturating_add(1);
-                    let hopeless =
-                        matches!(kind, Server | Protocol) && failures >= MOST_FAILURES && progress.report.pushed > 0;
+                    let hopeless = matches!(kind, Server | Protocol) && failures >= MOST_FAILURES;
                     Answer::Unknown {
                         wait: backoff(sent.attempts, error.retry_after(), engine.clock.random()),
                         demanded: error.retry_after().is_some(),
@@ -311,6 +310,14 @@ async fn store_answers(
     mut answers: Vec<(Sent, Answer)>,
 ) -> Result<bool, Error> {
     let mut again = false;
+    // A service that fails everybody is down: nobody is parked for that.
+    let answers_others =
+        progress.report.pushed > 0 || answers.iter().any(|(_, answer)| matches!(answer, Answer::Applied(_)));
+    for (_, answer) in answers.iter_mut().filter(|_| !answers_others) {
+        if let Answer::Unknown { exhausted, .. } = answer {
+            *exhausted = None;
+        }
+    }
     while !answers.is_empty() {
         let rows = answers.iter().map(|(sent, _)| sent.key.clone()).collect();
         let tables = Arc::clone(&engine.tables);
@@ -345,8 +352,13 @@ async fn store_answers(
 
 async fn fetched(engine: &Engine, sent: &Sent, answer: &Answer) -> Answer {
     match engine.fetch(&sent.key).await {
-        Ok(copy) if matches!(answer, Answer::Applied(_)) => Answer::AppliedThenFetched(copy),
-        Ok(copy) => Answer::ConflictThenFetched(copy),
+        Ok(copy) => match answer {
+            Answer::Applied(None) if sent.request.kind != OperationKind::Delete => {
+                Answer::PerhapsAppliedThenFetched(copy)
+            }
+            Answer::Applied(_) => Answer::AppliedThenFetched(copy),
+            _ => Answer::ConflictThenFetched(copy),
+        },
         Err(error) => Answer::Unknown {
             wait: backoff(sent.attempts, error.retry_after(), engine.clock.random()),
             demanded: error.retry_after().is_some(),

@@ -7,7 +7,7 @@ use datasync_core::{
     transport::{PushOutcome, ServiceRow, TransportError, TransportErrorKind},
 };
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
 use crate::exchange::{ExchangeError, ExchangeErrorKind, HttpResponse};
@@ -120,7 +120,13 @@ pub(crate) fn read(response: &HttpResponse, id: &str) -> Result<Option<ServiceRo
 /// The answer to a change.
 pub(crate) fn outcome(response: &HttpResponse, id: &str) -> PushOutcome {
     let copy = || row(&response.body).filter(|row| row.id.as_ref() == id);
+    let no_json =
+        || !response.body.trim_ascii().is_empty() && serde_json::from_slice::<IgnoredAny>(&response.body).is_err();
     match response.status {
+        // A network that wants a sign-in answers everything so; it has not made the change.
+        200 | 201 | 204 if no_json() => {
+            PushOutcome::Failed(protocol("the answer to a change is not JSON: is it the service that answers?"))
+        }
         200 | 201 | 204 => PushOutcome::Applied(copy()),
         404 => PushOutcome::NotFound,
         409 | 412 => PushOutcome::Conflict(copy()),
@@ -206,7 +212,8 @@ mod tests {
             (200, entity, "applied with copy"),
             (201, entity, "applied with copy"),
             (204, "", "applied"),
-            (200, "not json", "applied"),
+            (200, "not json", "Protocol"),
+            (204, "<html>", "Protocol"),
             (200, r#"{"id":"2"}"#, "applied"),
             (409, entity, "conflict with copy"),
             (412, entity, "conflict with copy"),

@@ -1,0 +1,355 @@
+//! Whatever the network or the service does: rows, queue and token are as before or as after, and the error says why.
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use datasync_core::{
+    client::{DatasyncClient, OfflineTable, PendingState, Tables},
+    clock::{Clock, SystemClock},
+    error::ErrorKind,
+    memory::MemoryStore,
+    query::Evaluator,
+    store::{DeltaToken, ScopeKey, Store},
+};
+use datasync_http::HttpTransport;
+use datasync_redb::RedbStore;
+use datasync_server::{
+    Change, Changes, DatasyncServer, Effect, MemoryRepository, Place, Repository, RepositoryError, Row, RowQuery,
+    Selection, WriteOutcome,
+};
+use datasync_testkit::{HostileProxy, Trouble};
+use datasync_tests::{Note, Wire, local_rows, note_of, service, service_of, service_rows};
+use futures::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// A device with a file, a service on a socket, and a hostile proxy between them.
+struct World {
+    client: DatasyncClient,
+    table: OfflineTable<Note>,
+    store: RedbStore,
+    proxy: HostileProxy,
+    rows: MemoryRepository,
+    _server: DatasyncServer,
+    _folder: TempDir,
+}
+
+impl World {
+    async fn new(wire: Wire) -> World {
+        World::with(wire, SystemClock).await
+    }
+
+    async fn with(wire: Wire, clock: impl Clock + Clone) -> World {
+        let rows = MemoryRepository::new();
+        let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25, wire)).await.unwrap();
+        let proxy = HostileProxy::start(server.address()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let store = RedbStore::open(folder.path().join("store.redb")).unwrap();
+        let transport = HttpTransport::builder(&format!("http://{}", proxy.address()));
+        let transport = transport.retries(0).max_body(100_000).timeout(Duration::from_secs(5)).clock(clock.clone());
+        let builder = DatasyncClient::builder().store(store.clone()).transport(transport.build().unwrap());
+        let client = builder.clock(clock).table::<Note>().build().await.unwrap();
+        let table = client.offline_table::<Note>();
+        World { client, table, store, proxy, rows, _server: server, _folder: folder }
+    }
+
+    async fn token(&self) -> Option<DeltaToken> {
+        let scope = ScopeKey { account: "".into(), table: "note".into(), scope: "".into() };
+        self.store.delta_token(&scope).await.unwrap()
+    }
+
+    /// Another device writes.
+    async fn elsewhere(&self, id: &str, title: &str) {
+        let transport = HttpTransport::new(&format!("http://{}", self.proxy.address())).unwrap();
+        let builder = DatasyncClient::builder().store(MemoryStore::new()).transport(transport).table::<Note>();
+        let client = builder.build().await.unwrap();
+        let table = client.offline_table::<Note>();
+        table.pull_items(table.query()).await.unwrap();
+        table.upsert(note_of(id, title)).await.unwrap();
+        assert_eq!(table.push_items().await.unwrap().pushed, 1);
+    }
+}
+
+fn raw(status: &str, headers: &str, body: &str) -> Trouble {
+    let length = body.len();
+    Trouble::Answer(format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{headers}\r\n{body}").into_bytes())
+}
+
+fn html() -> Trouble {
+    raw("200 OK", "content-type: text/html\r\n", "<html><body>Sign in to the airport's network</body></html>")
+}
+
+fn half() -> Trouble {
+    raw("200 OK", "content-type: application/json\r\n", r#"{"items":[{"id":"a","title":"#)
+}
+
+fn empty() -> Trouble {
+    raw("200 OK", "", "")
+}
+
+fn redirect() -> Trouble {
+    raw("302 Found", "location: http://elsewhere.example/tables/note\r\n", "")
+}
+
+type Case = (&'static str, fn() -> Trouble, ErrorKind);
+
+const READS: &[Case] = &[
+    ("HTML", html, ErrorKind::Service),
+    ("half a JSON", half, ErrorKind::Service),
+    ("an empty body", empty, ErrorKind::Service),
+    ("an endless body", || Trouble::Endless, ErrorKind::Service),
+    ("a redirect", redirect, ErrorKind::Service),
+    ("no such table", || raw("404 Not Found", "", ""), ErrorKind::Service),
+    ("forbidden", || raw("403 Forbidden", "", ""), ErrorKind::Service),
+    ("a failure", || raw("500 Internal Server Error", "", ""), ErrorKind::Service),
+    ("a pause", || raw("503 Service Unavailable", "retry-after: 1\r\n", ""), ErrorKind::Service),
+    ("a refused token", || raw("401 Unauthorized", "", ""), ErrorKind::Unauthenticated),
+    ("a lost request", || Trouble::Lose, ErrorKind::Unreachable),
+    ("no answer at all", || Trouble::Cut(0), ErrorKind::Unreachable),
+    ("half a head", || Trouble::Cut(20), ErrorKind::Unreachable),
+    ("half a body", || Trouble::Cut(190), ErrorKind::Unreachable),
+    ("a garbled body", || Trouble::Garble, ErrorKind::Service),
+];
+
+async fn a_pull_in_trouble_changes_nothing(wire: Wire) {
+    let world = World::new(wire).await;
+    world.elsewhere("a", "one").await;
+    world.table.pull_items(world.table.query()).await.unwrap();
+    for (turn, (what, trouble, kind)) in READS.iter().enumerate() {
+        world.elsewhere("a", &format!("changed {turn}")).await;
+        let (rows, token, head) = (local_rows(&world.table).await, world.token().await, world.store.head().await);
+        world.proxy.next(|head| head.starts_with("GET /tables/note?"), trouble());
+        let error = world.table.pull_items(world.table.query()).await.unwrap_err();
+        assert_eq!(error.kind(), *kind, "{what}: {error}");
+        assert!(error.to_string().len() > 20, "{what}: {error}");
+        assert!(!error.to_string().contains("airport"), "I21: {error}");
+        assert_eq!(local_rows(&world.table).await, rows, "{what}");
+        assert_eq!(world.token().await, token, "{what}");
+        assert_eq!(world.store.head().await.unwrap(), head.unwrap(), "{what}: not one commit");
+        world.table.pull_items(world.table.query()).await.unwrap();
+        assert_eq!(local_rows(&world.table).await, service_rows(&world.rows), "{what}: and then it goes on");
+    }
+}
+
+type Answer = (&'static str, fn() -> Trouble, bool);
+
+/// Answers to a change that do not say whether it was made, and those that say that it was not.
+const WRITES: &[Answer] = &[
+    ("HTML", html, false),
+    ("half a JSON", half, false),
+    ("an empty body", empty, false),
+    ("a redirect", redirect, false),
+    ("a failure", || raw("500 Internal Server Error", "", ""), false),
+    ("a lost request", || Trouble::Lose, false),
+    ("no answer at all", || Trouble::Cut(0), false),
+    ("half a body", || Trouble::Cut(200), false),
+    ("a garbled body", || Trouble::Garble, false),
+    ("no such table", || raw("404 Not Found", "", ""), true),
+    ("refused", || raw("400 Bad Request", "", "\"no\""), true),
+    ("forbidden", || raw("403 Forbidden", "", ""), true),
+    ("too large", || raw("413 Payload Too Large", "", ""), true),
+];
+
+async fn a_push_in_trouble_loses_and_duplicates_nothing(wire: Wire) {
+    let world = World::new(wire).await;
+    for (turn, (what, trouble, parks)) in WRITES.iter().enumerate() {
+        let id = format!("row-{turn}");
+        world.table.insert(note_of(&id, "one")).await.unwrap();
+        world.proxy.next(|head| head.starts_with("POST /tables/note"), trouble());
+        let report = world.table.push_items().await.unwrap();
+        if *parks {
+            assert_eq!((report.pushed, report.parked), (0, 1), "{what}");
+            let pending = world.client.pending().await.unwrap();
+            assert!(matches!(&pending[0].state, PendingState::Parked(reason) if !reason.is_empty()), "{what}");
+            assert_eq!(world.table.push_items().await.unwrap().pushed, 0, "{what}: it waits for somebody");
+            world.client.retry("note", &id).await.unwrap();
+        }
+        assert_eq!(world.table.get(&id).await.unwrap().unwrap().title, "one", "{what}");
+        for _ in 0..3 {
+            world.client.push_tables(Tables::all()).await.unwrap();
+        }
+        assert!(world.client.pending().await.unwrap().is_empty(), "{what}");
+        assert!(world.client.conflicts().await.unwrap().is_empty(), "{what}");
+        assert_eq!(local_rows(&world.table).await, service_rows(&world.rows), "{what}");
+        let row = world.rows.rows().into_iter().find(|row| *row.id == id).unwrap();
+        assert_eq!(row.sequence, turn as u64 + 1, "{what}: written once");
+    }
+}
+
+async fn a_refused_token_ends_the_push_and_keeps_the_queue(wire: Wire) {
+    let world = World::new(wire).await;
+    world.table.insert(note_of("a", "one")).await.unwrap();
+    world.proxy.next(|head| head.starts_with("POST"), raw("401 Unauthorized", "", ""));
+    let error = world.table.push_items().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+    let pending = world.client.pending().await.unwrap();
+    assert!(pending[0].state == PendingState::Ready && !pending[0].in_doubt);
+    assert_eq!(world.table.push_items().await.unwrap().pushed, 1);
+}
+
+async fn i25_a_next_link_to_elsewhere_is_not_followed(wire: Wire) {
+    let world = World::new(wire).await;
+    let page = r#"{"items":[{"id":"a","title":"x","rank":1}],"nextLink":"http://127.0.0.1:9/tables/note?$skip=1"}"#;
+    world.proxy.next(|head| head.starts_with("GET /tables/note"), raw("200 OK", "", page));
+    let remote = world.client.remote_table::<Note>();
+    let error = remote.query().to_vec().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Service);
+    assert!(error.to_string().contains("another origin"), "{error}");
+}
+
+async fn an_unknown_table_and_a_wrong_id_are_named(wire: Wire) {
+    let world = World::new(wire).await;
+    for id in ["no id", "", "a/b", "ü", &"x".repeat(128)] {
+        let written = world.table.replace(note_of(id, "one")).await.unwrap_err();
+        assert!(matches!(written.kind(), ErrorKind::InvalidId | ErrorKind::NotFound), "{id}: {written}");
+    }
+    assert_eq!(world.table.insert(note_of("a b", "x")).await.unwrap_err().kind(), ErrorKind::InvalidId);
+    let error = world.client.push_tables(["nothing"]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnknownTable);
+    assert!(error.to_string().contains("nothing"), "{error}");
+    assert!(world.client.pending().await.unwrap().is_empty());
+}
+
+/// Fails for one id, for ever.
+#[derive(Clone, Debug)]
+struct Poisoned(MemoryRepository);
+
+#[async_trait]
+impl Repository for Poisoned {
+    async fn epoch(&self) -> Result<Uuid, RepositoryError> {
+        self.0.epoch().await
+    }
+
+    async fn read(&self, id: &str) -> Result<Option<Row>, RepositoryError> {
+        self.0.read(id).await
+    }
+
+    async fn query(&self, query: RowQuery) -> Result<Selection, RepositoryError> {
+        self.0.query(query).await
+    }
+
+    async fn changes(
+        &self,
+        since: Option<Place>,
+        evaluator: Evaluator,
+        limit: usize,
+    ) -> Result<Changes, RepositoryError> {
+        self.0.changes(since, evaluator, limit).await
+    }
+
+    async fn write(&self, change: Change) -> Result<WriteOutcome, RepositoryError> {
+        match &*change.id {
+            "bad" => Err(RepositoryError::new("this row is more than it can take")),
+            _ => self.0.write(change).await,
+        }
+    }
+
+    async fn effect(&self, caller: &str, key: Uuid) -> Result<Option<Effect>, RepositoryError> {
+        self.0.effect(caller, key).await
+    }
+}
+
+async fn i11_a_row_that_fails_for_ever_is_parked_and_holds_nobody_back(wire: Wire) {
+    let rows = MemoryRepository::new();
+    let router = service_of(Poisoned(rows.clone()), 25, wire, SystemClock);
+    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), router).await.unwrap();
+    let transport = HttpTransport::builder(&format!("http://{}", server.address())).retries(0).build().unwrap();
+    let store = MemoryStore::new();
+    let builder = DatasyncClient::builder().store(store).transport(transport).table::<Note>();
+    let client = builder.build().await.unwrap();
+    let table = client.offline_table::<Note>();
+    table.insert(note_of("bad", "x")).await.unwrap();
+    for turn in 0..12 {
+        table.insert(note_of(&format!("good-{turn}"), "x")).await.unwrap();
+        table.push_items().await.unwrap();
+        assert_eq!(rows.rows().len(), turn + 1, "the others go on");
+    }
+    let pending = client.pending().await.unwrap();
+    assert_eq!(pending.len(), 1);
+    assert!(matches!(&pending[0].state, PendingState::Parked(reason) if reason.contains("500")), "{pending:?}");
+    assert!(table.get("bad").await.unwrap().is_some());
+}
+
+/// The system's clock, as much ahead as is set.
+#[derive(Clone, Debug)]
+struct Skewed(Arc<AtomicI64>);
+
+impl Clock for Skewed {
+    fn now(&self) -> Timestamp {
+        SystemClock.now() + SignedDuration::from_hours(self.0.load(Ordering::SeqCst))
+    }
+
+    fn sleep(&self, length: Duration) -> BoxFuture<'static, ()> {
+        SystemClock.sleep(length)
+    }
+
+    fn random(&self) -> u64 {
+        SystemClock.random()
+    }
+}
+
+async fn i09_a_clock_that_is_a_day_off_holds_nothing_back(wire: Wire) {
+    for hours in [24, -24] {
+        let skew = Arc::new(AtomicI64::new(hours));
+        let world = World::with(wire, Skewed(Arc::clone(&skew))).await;
+        world.table.insert(note_of("a", "one")).await.unwrap();
+        assert_eq!(world.table.push_items().await.unwrap().pushed, 1);
+        world.elsewhere("b", "theirs").await;
+        world.table.pull_items(world.table.query()).await.unwrap();
+        assert_eq!(local_rows(&world.table).await, service_rows(&world.rows));
+        // A wait that was set by the wrong clock ends when the clock is set right.
+        world.table.replace(note_of("a", "two")).await.unwrap();
+        world.proxy.next(|head| head.starts_with("PUT"), raw("503 Service Unavailable", "retry-after: 3000\r\n", ""));
+        assert_eq!(world.table.push_items().await.unwrap().waiting, 1);
+        assert_eq!(world.table.push_items().await.unwrap().pushed, 0, "the service asked for patience");
+        skew.store(0, Ordering::SeqCst);
+        world.elsewhere("c", "theirs").await;
+        assert_eq!(world.table.push_items().await.unwrap().pushed, 1, "{hours}");
+        world.table.pull_items(world.table.query()).await.unwrap();
+        assert_eq!(local_rows(&world.table).await, service_rows(&world.rows), "{hours}");
+    }
+}
+
+async fn i02_a_held_answer_holds_no_writer(wire: Wire) {
+    let world = World::new(wire).await;
+    world.table.insert(note_of("a", "one")).await.unwrap();
+    let (release, gate) = std::sync::mpsc::channel();
+    world.proxy.next(|head| head.starts_with("POST /tables/note"), Trouble::Hold(gate));
+    let table = world.table.clone();
+    let push = tokio::spawn(async move { table.push_items().await });
+    while world.proxy.left() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let all: Vec<Note> = (0..1_000).map(|number| note_of(&format!("row-{number}"), "x")).collect();
+    world.table.insert_all(all).await.unwrap();
+    world.table.replace(note_of("a", "two")).await.unwrap();
+    assert!(!push.is_finished());
+    drop(release);
+    let _ = push.await.unwrap().unwrap();
+    let before = world.proxy.requests();
+    world.client.push_tables(Tables::all()).await.unwrap();
+    assert_eq!(local_rows(&world.table).await, service_rows(&world.rows));
+    assert!(world.client.pending().await.unwrap().is_empty());
+    if wire == Wire::Extended {
+        assert!(world.proxy.requests() - before < 20, "batches");
+    }
+}
+
+datasync_tests::on_both_wires! {
+    a_pull_in_trouble_changes_nothing
+    a_push_in_trouble_loses_and_duplicates_nothing
+    a_refused_token_ends_the_push_and_keeps_the_queue
+    i25_a_next_link_to_elsewhere_is_not_followed
+    an_unknown_table_and_a_wrong_id_are_named
+    i11_a_row_that_fails_for_ever_is_parked_and_holds_nobody_back
+    i09_a_clock_that_is_a_day_off_holds_nothing_back
+    i02_a_held_answer_holds_no_writer
+}
