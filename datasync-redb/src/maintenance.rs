@@ -7,13 +7,15 @@ use std::{
 };
 
 use datasync_core::store::{StoreError, StoreErrorKind};
-use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableError,
+};
 
 use crate::{
     codec,
     error::{self, corrupted, failed},
     keys,
-    store::{ALL, INDEX, LOSERS, QUEUE, ROWS, RedbStore, TOKENS, read_place},
+    store::{ALL, Definition, INDEX, LOSERS, QUEUE, ROWS, RedbStore, TOKENS, read_place},
 };
 
 /// How many entries of a backup are written at once: memory does not grow with the store.
@@ -88,6 +90,14 @@ impl RedbStore {
     }
 }
 
+fn table(read: &ReadTransaction, definition: Definition) -> Result<Option<Bytes>, StoreError> {
+    match read.open_table(definition) {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
 fn io_error(what: &str, error: io::Error) -> StoreError {
     error::of_io(&error, what).with_source(error)
 }
@@ -117,7 +127,7 @@ fn copy(read: &ReadTransaction, beside: &Path) -> Result<(), StoreError> {
     }
     let target = Database::create(beside).map_err(error::opening)?;
     for definition in ALL {
-        let source = read.open_table(definition).map_err(failed)?;
+        let Some(source) = table(read, definition)? else { continue };
         let mut entries = source.iter().map_err(failed)?;
         let mut more = true;
         while more {
@@ -153,8 +163,13 @@ fn publish(beside: &Path, path: &Path) -> Result<(), StoreError> {
 }
 
 fn inspect(read: &ReadTransaction) -> Result<CheckReport, StoreError> {
-    let open = |definition| -> Result<Bytes, StoreError> { read.open_table(definition).map_err(failed) };
-    let (rows, queue, index, tokens, losers) = (open(ROWS)?, open(QUEUE)?, open(INDEX)?, open(TOKENS)?, open(LOSERS)?);
+    let open = |definition| table(read, definition);
+    // The tables are made together: a store that no client has opened yet has none of them.
+    let (Some(rows), Some(queue), Some(index), Some(tokens), Some(losers)) =
+        (open(ROWS)?, open(QUEUE)?, open(INDEX)?, open(TOKENS)?, open(LOSERS)?)
+    else {
+        return Ok(CheckReport::default());
+    };
     let mut report = CheckReport { tokens: tokens.len().map_err(failed)?, ..CheckReport::default() };
     for entry in rows.iter().map_err(failed)? {
         let (key, value) = entry.map_err(failed)?;

@@ -44,7 +44,7 @@ use crate::{
     wire::{Reader, Writer},
 };
 
-type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+pub(crate) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 pub(crate) const META: Definition = TableDefinition::new("meta");
 pub(crate) const ROWS: Definition = TableDefinition::new("rows");

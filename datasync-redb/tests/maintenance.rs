@@ -15,7 +15,7 @@ use datasync_core::{
     row::RowKey,
     store::{OperationsRequest, RowWrite, Store, StoreErrorKind, TableSpec, WriteBatch},
 };
-use datasync_redb::RedbStore;
+use datasync_redb::{CheckReport, RedbStore};
 use futures::executor::block_on;
 use uuid::Uuid;
 
@@ -179,6 +179,16 @@ fn compact_gives_space_back() {
         assert_eq!((queued(&store).await, store.check().await.unwrap().rows), (1, 1));
         store.commit(batch(302)).await.unwrap();
     });
+}
+
+#[test]
+fn a_store_that_no_client_has_opened_yet_is_whole_and_can_be_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(folder.path().join("store.redb")).unwrap();
+    let copy = folder.path().join("copy.redb");
+    assert_eq!(block_on(store.check()).unwrap(), CheckReport::default());
+    block_on(store.backup(&copy)).unwrap();
+    assert!(block_on(RedbStore::open(copy).unwrap().open(&specs())).unwrap().is_empty());
 }
 
 #[test]
