@@ -100,7 +100,8 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// The path of a table, below the base or from the root if it begins with `/`; `tables/{name}` by default.
+    /// The path of a table: below the base, from the root if it begins with `/`, or a whole URL of the same origin;
+    /// `tables/{name}` by default.
     pub fn table_path(mut self, table: impl Into<String>, path: impl Into<String>) -> Self {
         self.paths.insert(table.into(), path.into());
         self
@@ -240,6 +241,14 @@ impl HttpTransportBuilder {
         for (name, value) in self.headers.iter().chain([&self.token_header]) {
             if !is_header(name, value) {
                 return wrong(format!("`{name}` cannot be the name of a header, or its value cannot stand in one"));
+            }
+        }
+        for (table, path) in &mut self.paths {
+            if path.starts_with("http://") || path.starts_with("https://") {
+                match Url::parse(path) {
+                    Ok(url) if url.origin() == base.origin() => *path = url.path().to_owned(),
+                    _ => return wrong(format!("the path of `{table}` is a URL of another origin than the service")),
+                }
             }
         }
         let (header, scheme) = self.token_header.clone();

@@ -156,8 +156,14 @@ async fn i12_rows_written_with_the_time_of_the_walk_are_all_there(wire: Wire) {
 }
 
 async fn i12_an_idle_pull_is_one_request(wire: Wire) {
+    for stamping in stampings() {
+        an_idle_pull_is_one_request(wire, stamping).await;
+    }
+}
+
+async fn an_idle_pull_is_one_request(wire: Wire, stamping: Stamping) {
     let clock = StillClock::new();
-    let rows = filled(&clock, 120, 1, Stamping::Own);
+    let rows = filled(&clock, 120, 1, stamping);
     let exchange = RouterExchange::new(service_at(&rows, 25, wire, clock.clone()));
     let client = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
@@ -208,8 +214,14 @@ async fn i13_a_pull_of_rows_with_one_time_cut_after_any_page_goes_on(wire: Wire)
 }
 
 async fn i13_a_purge_overtakes_a_pull_and_a_later_pull_gets_everything(wire: Wire) {
+    for stamping in stampings() {
+        a_purge_overtakes_a_pull_and_a_later_pull_gets_everything(wire, stamping).await;
+    }
+}
+
+async fn a_purge_overtakes_a_pull_and_a_later_pull_gets_everything(wire: Wire, stamping: Stamping) {
     let clock = StillClock::new();
-    let rows = filled(&clock, 120, 1, Stamping::Own);
+    let rows = filled(&clock, 120, 1, stamping);
     let exchange = RouterExchange::new(service_at(&rows, 25, wire, clock.clone()));
     let client = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
@@ -227,8 +239,14 @@ async fn i13_a_purge_overtakes_a_pull_and_a_later_pull_gets_everything(wire: Wir
 }
 
 async fn i14_an_answer_that_crosses_a_page_is_not_overwritten(wire: Wire) {
+    for stamping in stampings() {
+        an_answer_that_crosses_a_page_is_not_overwritten(wire, stamping).await;
+    }
+}
+
+async fn an_answer_that_crosses_a_page_is_not_overwritten(wire: Wire, stamping: Stamping) {
     let clock = StillClock::new();
-    let rows = filled(&clock, 10, 1, Stamping::Own);
+    let rows = filled(&clock, 10, 1, stamping);
     let exchange = RouterExchange::new(service_at(&rows, 100, wire, clock.clone()));
     let client = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
     let table = notes(&client);
@@ -291,8 +309,14 @@ impl datasync_http::Exchange for Crossing {
 }
 
 async fn i22_a_dropped_pull_or_push_loses_nothing(wire: Wire) {
+    for stamping in stampings() {
+        a_dropped_pull_or_push_loses_nothing(wire, stamping).await;
+    }
+}
+
+async fn a_dropped_pull_or_push_loses_nothing(wire: Wire, stamping: Stamping) {
     let clock = StillClock::new();
-    let rows = filled(&clock, 60, 1, Stamping::Own);
+    let rows = filled(&clock, 60, 1, stamping);
     for steps in 0..40 {
         let exchange = RouterExchange::new(service_at(&rows, 25, wire, clock.clone()));
         let client = client_over(MemoryStore::new(), exchange.clone()).clock(clock.clone()).build().await.unwrap();
