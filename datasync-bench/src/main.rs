@@ -3,17 +3,21 @@
 
 use std::{
     error::Error,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use datasync_core::{
     client::{DatasyncClient, OfflineTable},
     entity::SyncEntity as _,
+    row::Record,
 };
 use datasync_derive::SyncEntity;
 use datasync_http::HttpTransport;
 use datasync_redb::RedbStore;
-use datasync_server::{DatasyncServer, DatasyncService, MemoryRepository, TableOptions};
+use datasync_server::{
+    Action, Change, DatasyncServer, DatasyncService, MemoryRepository, RedbDatabase, Repository, TableOptions,
+};
 use futures::future::join_all;
 use redb::{Database, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -98,14 +102,50 @@ async fn batch_insert(count: i64) -> Result<Duration> {
     Ok(begun.elapsed())
 }
 
+/// What the other end of the socket is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Service {
+    /// What an original is: no delta pages, no batches; rows in memory.
+    Original,
+    /// With the extensions; rows in memory.
+    Memory,
+    /// With the extensions; rows in a file.
+    Redb,
+}
+
+impl Service {
+    const ALL: [Service; 3] = [Service::Original, Service::Memory, Service::Redb];
+
+    /// The service, filled with rows.
+    async fn start(self, folder: &Path, count: i64) -> Result<DatasyncServer> {
+        let options = TableOptions::of::<Item>().soft_delete(true).page_size(1_000);
+        let builder = DatasyncService::builder().extensions(self != Service::Original);
+        let router = if self == Service::Redb {
+            let rows = RedbDatabase::open(folder.join("service.redb"))?.table("item");
+            let writes = (0..count).map(|number| {
+                let body = serde_json::to_vec(&item(number)).unwrap_or_default();
+                let record = Record { body: body.into(), version: None, updated_at: None, deleted: false };
+                let now = jiff::Timestamp::UNIX_EPOCH;
+                let (id, action) = (format!("item-{number:06}").into(), Action::Create(record));
+                rows.write(Change { id, action, expected: None, now, key: None })
+            });
+            for written in join_all(writes).await {
+                written?;
+            }
+            builder.table(options, rows).build()?
+        } else {
+            let rows = MemoryRepository::new();
+            rows.seed(serde_json::to_value((0..count).map(item).collect::<Vec<_>>())?)?;
+            builder.table(options, rows).build()?
+        };
+        Ok(DatasyncServer::start("127.0.0.1:0".parse()?, router).await?)
+    }
+}
+
 /// The times of a first pull, an idle pull, an indexed and an unindexed query, and a push of 1,000 operations.
-async fn loop_over_a_socket(count: i64) -> Result<[Duration; 5]> {
+async fn loop_over_a_socket(count: i64, service: Service) -> Result<[Duration; 5]> {
     let folder = tempfile::tempdir()?;
-    let rows = MemoryRepository::new();
-    rows.seed(serde_json::to_value((0..count).map(item).collect::<Vec<_>>())?)?;
-    let options = TableOptions::of::<Item>().soft_delete(true).page_size(1_000);
-    let router = DatasyncService::builder().table(options, rows).build()?;
-    let server = DatasyncServer::start("127.0.0.1:0".parse()?, router).await?;
+    let server = service.start(folder.path(), count).await?;
     let (_client, table) = client(folder.path(), &format!("http://{}", server.address())).await?;
 
     let mut times = [Duration::ZERO; 5];
@@ -165,22 +205,26 @@ async fn main() -> Result<()> {
         println!("| {name} | {ours:.1} | {raw:.1} | {:.2} |", ours / raw);
     }
     let count = 20_000;
-    let mut all: [Vec<Duration>; 5] = Default::default();
+    let mut all: [[Vec<Duration>; 5]; 3] = Default::default();
     for _ in 0..3 {
-        for (times, time) in all.iter_mut().zip(loop_over_a_socket(count).await?) {
-            times.push(time);
+        for (service, all) in Service::ALL.into_iter().zip(&mut all) {
+            for (times, time) in all.iter_mut().zip(loop_over_a_socket(count, service).await?) {
+                times.push(time);
+            }
         }
     }
     let names = [
         "first pull of 20,000 rows over a socket, one index",
         "pull with nothing new",
-        "query by index, 100 of 20,000",
-        "count by an unindexed filter over 20,000",
-        "push of 1,000 operations, one request each",
+        "query by index, 100 of 20,000 (no network)",
+        "count by an unindexed filter over 20,000 (no network)",
+        "push of 1,000 operations",
     ];
-    println!("\n| work | ms |\n| --- | --- |");
-    for (name, times) in names.iter().zip(all) {
-        println!("| {name} | {:.2} |", median(times));
+    println!("\n| work | as an original, ms | with the extensions, ms | rows in a redb file, ms |");
+    println!("| --- | --- | --- | --- |");
+    let [original, memory, redb] = all.map(|all| all.map(median));
+    for (place, name) in names.iter().enumerate() {
+        println!("| {name} | {:.2} | {:.2} | {:.2} |", original[place], memory[place], redb[place]);
     }
     Ok(())
 }
