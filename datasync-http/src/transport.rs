@@ -154,19 +154,21 @@ impl HttpTransport {
         }
     }
 
-    /// What the service can do: asked once, and remembered if it was answered.
+    /// What the service can do: asked once, and remembered if it was the service that answered.
     async fn extensions(&self) -> Result<Extensions, TransportError> {
         let mut known = self.known.extensions.lock().await;
         if let Some(extensions) = *known {
             return Ok(extensions);
         }
         let response = self.send(request::get(self.endpoints.below(capabilities::PATH))).await?;
-        Ok(*known.insert(capabilities::read(&response)?))
+        let extensions = capabilities::read(&response)?;
+        *known = Some(extensions).filter(|extensions| extensions.certain);
+        Ok(extensions)
     }
 
     async fn pull_page(&self, page: &PageRequest) -> Result<Page, TransportError> {
         for _ in 0..2 {
-            let place = match Position::read(page.token.as_ref(), self.extensions().await?.delta)? {
+            let place = match Position::read(page.token.as_ref(), &self.extensions().await?)? {
                 Position::Delta(place) => place,
                 Position::Keyset(keyset) => {
                     let query = keyset.query(&page.query, page.page_size, page.first);

@@ -59,6 +59,10 @@ async fn serve(mut stream: TcpStream, requests: Arc<AtomicUsize>) -> std::io::Re
         let target = head.split_whitespace().nth(1).unwrap_or_default();
         let id = target.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
         match id {
+            "datasync" => {
+                stream.write_all(answer("404 Not Found", "", b"").as_bytes()).await?;
+                continue;
+            }
             "slow" => tokio::time::sleep(Duration::from_millis(300)).await,
             "slowbody" => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"id\":").await?;

@@ -14,7 +14,7 @@ use redb::{
 use crate::{
     codec,
     error::{self, corrupted, failed},
-    keys,
+    keys, open,
     store::{ALL, Definition, INDEX, LOSERS, QUEUE, ROWS, RedbStore, TOKENS, read_place},
 };
 
@@ -154,19 +154,15 @@ fn publish(beside: &Path, path: &Path) -> Result<(), StoreError> {
     // Unlike a rename, a link never replaces what somebody else has put there meanwhile.
     std::fs::hard_link(beside, path).map_err(unwritten)?;
     std::fs::remove_file(beside).map_err(unwritten)?;
-    #[cfg(unix)]
-    {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(unwritten)?;
-    }
-    Ok(())
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    open::sync_folder(folder).map_err(unwritten)
 }
 
 fn inspect(read: &ReadTransaction) -> Result<CheckReport, StoreError> {
-    let open = |definition| table(read, definition);
+    let of = |definition| table(read, definition);
     // The tables are made together: a store that no client has opened yet has none of them.
     let (Some(rows), Some(queue), Some(index), Some(tokens), Some(losers)) =
-        (open(ROWS)?, open(QUEUE)?, open(INDEX)?, open(TOKENS)?, open(LOSERS)?)
+        (of(ROWS)?, of(QUEUE)?, of(INDEX)?, of(TOKENS)?, of(LOSERS)?)
     else {
         return Ok(CheckReport::default());
     };

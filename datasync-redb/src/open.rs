@@ -16,7 +16,7 @@ use datasync_core::store::{StoreError, StoreErrorKind};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, TableError};
 
 use crate::{
-    error::{corrupted, failed, guarded, opening},
+    error::{corrupted, failed, guarded, of_io, opening},
     store::{FORMAT, META, META_FORMAT},
 };
 
@@ -48,12 +48,46 @@ fn open(path: &Path, cache: usize) -> Result<Database, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(io(error)),
     };
-    if length > 0 {
-        look(path, cache, length)?;
+    match length {
+        0 => create(path, cache)?,
+        length => look(path, cache, length)?,
     }
-    let database = builder(cache).create(path).map_err(opening)?;
+    let database = builder(cache).open(path).map_err(opening)?;
     check(&database, length == 0)?;
     Ok(database)
+}
+
+/// Makes an empty database beside the path, and gives it its name when it is whole and on the disk: a kill leaves no file
+/// under that name, or a whole one.
+fn create(path: &Path, cache: usize) -> Result<(), StoreError> {
+    let io = |error: io::Error| of_io(&error, "the file of the store cannot be made").with_source(error);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut made = tempfile::Builder::new();
+    made.prefix(".datasync-").suffix(".new");
+    // As any file that a program makes: the user's mask decides.
+    #[cfg(unix)]
+    made.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let made = made.tempfile_in(folder).map_err(io)?;
+    builder(cache).create(made.path()).map_err(opening)?.close().map_err(failed)?;
+    made.as_file().sync_all().map_err(io)?;
+    match made.persist_noclobber(path) {
+        Ok(_) => {}
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+            // Somebody else has made it meanwhile, which is as good; an empty file is nobody's.
+            if std::fs::metadata(path).map_err(io)?.len() == 0 {
+                error.file.persist(path).map_err(|error| io(error.error))?;
+            }
+        }
+        Err(error) => return Err(io(error.error)),
+    }
+    sync_folder(folder).map_err(io)
+}
+
+/// Makes the names in a folder survive a loss of power.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    File::open(folder)?.sync_all()?;
+    Ok(())
 }
 
 pub(crate) fn backend(backend: impl StorageBackend, cache: usize) -> Result<Database, StoreError> {

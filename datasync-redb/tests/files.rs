@@ -91,6 +91,26 @@ fn a_second_handle_and_a_second_process_get_a_clear_error() {
 }
 
 #[test]
+fn i01_a_kill_while_the_file_is_made_leaves_none_or_a_whole_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut unborn = 0;
+    for turn in 0..60_u64 {
+        let path = folder.path().join(format!("{turn}.redb"));
+        if turn % 2 == 0 {
+            fs::write(&path, "").unwrap();
+        }
+        let mut killed = child("open", &path).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(turn * 100));
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        unborn += u32::from(fs::metadata(&path).map_or(0, |file| file.len()) == 0);
+        let store = RedbStore::open(&path).unwrap();
+        fill(&store, 1);
+    }
+    assert!(unborn > 0, "some are killed before there is a file");
+}
+
+#[test]
 fn i01_what_was_committed_survives_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");

@@ -25,7 +25,8 @@ pub enum TableOperation {
 /// Decides about the requests to a table, and hears of its changes.
 ///
 /// The order of the checks is the reference's: the row exists, it is in the caller's view, the caller is authorized,
-/// it is not deleted, the preconditions hold. A row is given as its JSON object, system properties included.
+/// it is not deleted, the preconditions hold. A stored row is given as its JSON object, system properties included; a new
+/// one has its data fields, and its id if the client gave one.
 #[async_trait]
 pub trait AccessControl: fmt::Debug + Send + Sync + 'static {
     /// The name of who asks, by the headers of a request; empty for everybody, which is the default. Idempotency keys

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -184,6 +184,34 @@ async fn a_push_in_trouble_loses_and_duplicates_nothing(wire: Wire) {
     }
 }
 
+async fn i11_operations_wait_while_the_whole_table_answers_404(wire: Wire) {
+    let world = World::new(wire).await;
+    for id in ["replaced", "deleted"] {
+        world.table.insert(note_of(id, "one")).await.unwrap();
+    }
+    world.table.push_items().await.unwrap();
+    world.table.insert(note_of("inserted", "one")).await.unwrap();
+    world.table.replace(note_of("replaced", "two")).await.unwrap();
+    world.table.delete("deleted").await.unwrap();
+    // A route that is gone for a while: whatever is asked below the root.
+    for _ in 0..12 {
+        world
+            .proxy
+            .next(|head| head.contains(" /"), raw("404 Not Found", "content-type: text/html\r\n", "<h1>404</h1>"));
+    }
+    let report = world.table.push_items().await.unwrap();
+    assert_eq!((report.pushed, report.parked, report.conflicts), (0, 0, 0));
+    assert_eq!(world.client.pending().await.unwrap().len(), 3);
+    assert_eq!(world.table.get("inserted").await.unwrap().unwrap().title, "one");
+    world.table.push_items().await.unwrap();
+    assert!((1..40).contains(&world.proxy.left()));
+    gone.store(false, Ordering::SeqCst);
+    world.table.push_items().await.unwrap();
+    assert_eq!(world.client.pending().await.unwrap(), []);
+    assert!(world.client.conflicts().await.unwrap().is_empty());
+    assert_eq!(local_rows(&world.table).await, service_rows(&world.rows));
+}
+
 async fn a_refused_token_ends_the_push_and_keeps_the_queue(wire: Wire) {
     let world = World::new(wire).await;
     world.table.insert(note_of("a", "one")).await.unwrap();
@@ -346,6 +374,7 @@ async fn i02_a_held_answer_holds_no_writer(wire: Wire) {
 datasync_tests::on_both_wires! {
     a_pull_in_trouble_changes_nothing
     a_push_in_trouble_loses_and_duplicates_nothing
+    i11_operations_wait_while_the_whole_table_answers_404
     a_refused_token_ends_the_push_and_keeps_the_queue
     i25_a_next_link_to_elsewhere_is_not_followed
     an_unknown_table_and_a_wrong_id_are_named

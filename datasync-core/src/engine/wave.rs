@@ -216,15 +216,11 @@ enum Classed {
 fn classify(engine: &Engine, sent: &Sent, outcome: PushOutcome) -> Classed {
     let copy = |row: Option<ServiceRow>| row.filter(|row| row.id == sent.key.id).map(|row| row.record);
     let deletes = sent.request.kind == OperationKind::Delete;
-    let inserts = sent.request.kind == OperationKind::Insert;
     Classed::Answer(match outcome {
         PushOutcome::Applied(row) => Answer::Applied(copy(row)),
         PushOutcome::Conflict(row) => Answer::Conflict(copy(row).map(ServiceCopy::Found)),
         PushOutcome::Gone if deletes => Answer::Applied(None),
         PushOutcome::Gone => Answer::Conflict(None),
-        PushOutcome::NotFound if inserts => {
-            Answer::Refused { status: Some(404), message: "the service has no such table".to_owned() }
-        }
         PushOutcome::NotFound => return Classed::NotFound,
         PushOutcome::Failed(error) => {
             use TransportErrorKind::{Connect, Forbidden, Protocol, Rejected, Server, Unauthenticated};
@@ -245,7 +241,8 @@ fn classify(engine: &Engine, sent: &Sent, outcome: PushOutcome) -> Classed {
     })
 }
 
-/// Finds out what each 404 means: only an id that the table does not show is gone.
+/// Finds out what each 404 means: a table that cannot be read is unreachable, and only an id that a table does not show
+/// is gone.
 async fn probe(engine: &Engine, unseen: Vec<Sent>) -> Vec<(Sent, Answer)> {
     let mut tables: BTreeMap<Arc<str>, Vec<Sent>> = BTreeMap::new();
     for sent in unseen {
@@ -258,6 +255,10 @@ async fn probe(engine: &Engine, unseen: Vec<Sent>) -> Vec<(Sent, Answer)> {
             for sent in part {
                 let answer = match &shown {
                     Err(error) => unreachable_table(engine, sent, error.retry_after()),
+                    Ok(_) if sent.request.kind == OperationKind::Insert => {
+                        let message = "the service answered 404 to a new row, although it has the table".to_owned();
+                        Answer::Refused { status: Some(404), message }
+                    }
                     Ok(shown) => match shown.get(&sent.key.id) {
                         None => Answer::ConflictThenFetched(ServiceCopy::Absent),
                         Some(record) if record.deleted => {

@@ -91,7 +91,7 @@ pub(crate) fn answer(response: &HttpResponse, operations: &[PushOperation]) -> A
             Ok(answered) => Answer::Each(each(answered, operations)),
             Err(_) => Answer::All(unreadable()),
         },
-        401 | 403 | 408 | 425 | 429 => Answer::All(response::failure(response)),
+        401 | 408 | 425 | 429 => Answer::All(response::failure(response)),
         400..=499 => Answer::Refused,
         _ => Answer::All(response::failure(response)),
     }
@@ -164,7 +164,7 @@ mod tests {
         };
         assert!(matches!(&outcomes[0], PushOutcome::Applied(Some(row)) if &*row.id == "1"));
         assert!(matches!(&outcomes[1], PushOutcome::Failed(error) if error.kind().in_doubt()));
-        for status in [400, 404, 405, 413, 415] {
+        for status in [400, 403, 404, 405, 413, 415] {
             assert_eq!(read(status, ""), "Refused", "{status}");
         }
         for (status, body) in [(200, "<html>"), (200, ""), (200, "{}"), (500, ""), (401, ""), (429, "")] {

@@ -19,6 +19,8 @@ pub(crate) struct Extensions {
     pub(crate) batch: Option<BatchLimits>,
     /// Whether requests may be compressed.
     pub(crate) gzip: bool,
+    /// Whether it was the service that said so, and not perhaps a network that wants a sign-in.
+    pub(crate) certain: bool,
 }
 
 /// How much a batch may hold.
@@ -40,10 +42,11 @@ struct Document {
 }
 
 /// Reads the answer. Whatever is no document means a service without extensions; what may pass is an error, so that a
-/// bad moment is never taken for an original service.
+/// bad moment is never taken for an original service. A page or a redirect in place of a document may be an original's way
+/// to say that it has none, or a network's to ask for a sign-in.
 pub(crate) fn read(response: &HttpResponse) -> Result<Extensions, TransportError> {
     match response.status {
-        401 | 408 | 425 | 429 | 500..=599 => Err(response::failure(response)),
+        401 | 408 | 425 | 429 | 500 | 502..=599 => Err(response::failure(response)),
         200 => {
             let document = serde_json::from_slice::<Document>(&response.body).ok();
             let document = document.filter(|document| document.version == VERSION);
@@ -51,8 +54,10 @@ pub(crate) fn read(response: &HttpResponse) -> Result<Extensions, TransportError
                 delta: document.delta,
                 batch: document.batch.filter(|limits| limits.operations > 1),
                 gzip: document.gzip,
+                certain: true,
             }))
         }
+        400 | 404 | 405 | 410 | 501 => Ok(Extensions { certain: true, ..Extensions::default() }),
         _ => Ok(Extensions::default()),
     }
 }
@@ -66,13 +71,11 @@ mod tests {
         let read = |status, body: &str| {
             read(&HttpResponse { status, headers: Vec::new(), body: body.as_bytes().to_vec() }).ok()
         };
-        let none = Some(Extensions::default());
+        let none = |certain| Some(Extensions { certain, ..Extensions::default() });
         let all = r#"{"version":1,"delta":true,"batch":{"operations":10,"bytes":99},"gzip":true,"later":[]}"#;
         let batch = Some(BatchLimits { operations: 10, bytes: 99 });
-        assert_eq!(read(200, all), Some(Extensions { delta: true, batch, gzip: true }));
+        assert_eq!(read(200, all), Some(Extensions { delta: true, batch, gzip: true, certain: true }));
         for (status, body) in [
-            (404, ""),
-            (405, ""),
             (403, ""),
             (302, ""),
             (200, ""),
@@ -80,9 +83,11 @@ mod tests {
             (200, "[]"),
             (200, r#"{"version":2,"delta":true}"#),
             (200, r#"{"delta":true}"#),
-            (200, r#"{"version":1,"batch":{"operations":1,"bytes":99}}"#),
         ] {
-            assert_eq!(read(status, body), none, "{status} {body}");
+            assert_eq!(read(status, body), none(false), "{status} {body}");
+        }
+        for status in [400, 404, 405, 410, 501] {
+            assert_eq!(read(status, all), none(true), "{status}");
         }
         for status in [401, 408, 429, 500, 503] {
             assert_eq!(read(status, all), None, "{status}");

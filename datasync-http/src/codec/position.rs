@@ -8,6 +8,7 @@ use datasync_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{
+    capabilities::Extensions,
     paging::{Keyset, millis},
     response::RawPage,
 };
@@ -43,8 +44,8 @@ pub(crate) struct Delta {
 
 impl Position {
     /// Reads a token; none is the start of the first pull. A service that has since got delta pages is read from the
-    /// start in them, and one that has lost them from the latest stamp on.
-    pub(crate) fn read(token: Option<&DeltaToken>, delta: bool) -> Result<Position, TransportError> {
+    /// start in them, and one that has certainly lost them from the latest stamp on.
+    pub(crate) fn read(token: Option<&DeltaToken>, extensions: &Extensions) -> Result<Position, TransportError> {
         let stored = match token.map(|token| serde_json::from_str::<Versioned>(&token.0)) {
             None => None,
             Some(Ok(Versioned { v: VERSION, position })) => Some(position),
@@ -55,9 +56,13 @@ impl Position {
             }
         };
         Ok(match stored {
-            Some(Position::Delta(place)) if delta => Position::Delta(place),
-            _ if delta => Position::Delta(Delta::default()),
+            Some(Position::Delta(place)) if extensions.delta => Position::Delta(place),
+            _ if extensions.delta => Position::Delta(Delta::default()),
             Some(Position::Keyset(keyset)) => Position::Keyset(keyset),
+            Some(Position::Delta(_)) if !extensions.certain => {
+                let message = "what answers is not the service that was there before: does the network want a sign-in?";
+                return Err(TransportError::new(TransportErrorKind::Protocol, message));
+            }
             Some(Position::Delta(place)) => Position::Keyset(Keyset::from(place.mark)),
             None => Position::Keyset(Keyset::start()),
         })
@@ -96,17 +101,20 @@ mod tests {
 
     #[test]
     fn a_token_follows_the_service_when_it_gets_or_loses_delta_pages() {
+        let extensions = |delta, certain| Extensions { delta, certain, ..Extensions::default() };
+        let (with, without) = (extensions(true, true), extensions(false, true));
         let delta = Position::Delta(Delta { token: "t".to_owned(), mark: Some(7) });
         let token = delta.clone().token().unwrap();
-        assert_eq!(Position::read(Some(&token), true).unwrap(), delta);
-        assert_eq!(Position::read(Some(&token), false).unwrap(), Position::Keyset(Keyset::from(Some(7))));
+        assert_eq!(Position::read(Some(&token), &with).unwrap(), delta);
+        assert_eq!(Position::read(Some(&token), &without).unwrap(), Position::Keyset(Keyset::from(Some(7))));
+        assert!(Position::read(Some(&token), &extensions(false, false)).is_err(), "perhaps it is not the service");
         let keyset = Position::Keyset(Keyset::from(Some(7)));
         let token = keyset.clone().token().unwrap();
-        assert_eq!(Position::read(Some(&token), false).unwrap(), keyset);
-        assert_eq!(Position::read(Some(&token), true).unwrap(), Position::Delta(Delta::default()));
-        assert_eq!(Position::read(None, true).unwrap(), Position::Delta(Delta::default()));
+        assert_eq!(Position::read(Some(&token), &without).unwrap(), keyset);
+        assert_eq!(Position::read(Some(&token), &with).unwrap(), Position::Delta(Delta::default()));
+        assert_eq!(Position::read(None, &with).unwrap(), Position::Delta(Delta::default()));
         for text in ["", "{}", r#"{"v":2,"delta":{"token":"t","mark":null}}"#] {
-            assert!(Position::read(Some(&DeltaToken(text.into())), true).is_err(), "{text}");
+            assert!(Position::read(Some(&DeltaToken(text.into())), &with).is_err(), "{text}");
         }
     }
 }

@@ -21,6 +21,7 @@ mod write;
 
 use std::{
     fmt,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
@@ -120,11 +121,10 @@ impl RedbDatabase {
 
 /// Opens the file and checks whose it is.
 fn open(path: &Path, clock: &dyn Clock) -> Result<(Database, Uuid), RepositoryError> {
-    let there = std::fs::metadata(path).is_ok_and(|file| file.len() > 0);
-    let database = match there {
-        true => Database::open(path).map_err(failed)?,
-        false => Database::create(path).map_err(failed)?,
-    };
+    if !std::fs::metadata(path).is_ok_and(|file| file.len() > 0) {
+        create(path)?;
+    }
+    let database = Database::open(path).map_err(failed)?;
     let found = inspect(&database).map_err(failed)?;
     let epoch = match found {
         Found::Epoch(epoch) => epoch,
@@ -153,6 +153,28 @@ fn open(path: &Path, clock: &dyn Clock) -> Result<(Database, Uuid), RepositoryEr
         }
     };
     Ok((database, epoch))
+}
+
+/// Makes an empty database beside the path, and gives it its name when it is whole and on the disk: a kill leaves no file
+/// under that name, or a whole one.
+fn create(path: &Path) -> Result<(), RepositoryError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let made = tempfile::Builder::new().prefix(".datasync-").suffix(".new").tempfile_in(folder);
+    let made = made.map_err(RepositoryError::new)?;
+    Database::create(made.path()).map_err(failed)?.close().map_err(failed)?;
+    made.as_file().sync_all().map_err(RepositoryError::new)?;
+    if let Err(taken) = made.persist_noclobber(path) {
+        // What another process has made meanwhile is as good; an empty file is nobody's.
+        let empty = std::fs::metadata(path).is_ok_and(|file| file.len() == 0);
+        match taken.error.kind() {
+            ErrorKind::AlreadyExists if empty => drop(taken.file.persist(path).map_err(RepositoryError::new)?),
+            ErrorKind::AlreadyExists => {}
+            _ => return Err(RepositoryError::new(taken)),
+        }
+    }
+    #[cfg(unix)]
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(RepositoryError::new)?;
+    Ok(())
 }
 
 enum Found {
