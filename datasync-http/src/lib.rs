@@ -11,6 +11,9 @@
 //! [`Exchange`]; the client behind it is [`surf`], with an `HttpClient` of ours over `reqwest`. It runs on the tokio
 //! runtime that is current, on a handle given to the builder, or else on one worker thread of its own.
 //!
+//! An app that uses `reqwest` without TLS beside this crate's feature `tls` must install a crypto provider of `rustls`
+//! before it builds a client of its own, or switch TLS on there too: `reqwest` takes its features from both.
+//!
 //! With the feature `tls`, on by default, it speaks https: rustls with ring, the authorities of the system and those that
 //! the builder is given. Without it `https` needs a `surf::Client` of the app's own.
 

@@ -10,12 +10,20 @@ use std::{
 };
 
 use async_trait::async_trait;
+use axum::{
+    body::{Body, to_bytes},
+    http::{HeaderMap, Request},
+};
 use data::Data;
 use datasync_core::{
     query::Expr,
     schema::{FieldKind, FieldSchema, TableSchema},
 };
 use datasync_server::{AccessControl, DatasyncServer, DatasyncService, MemoryRepository, TableOptions};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use serde_json::{Map, Value};
 
 /// The folder of the cases, or `None` with a word about it.
@@ -33,14 +41,14 @@ fn cases(folder: &Path, name: &str) -> Vec<Value> {
 
 struct Answer {
     status: u16,
-    headers: reqwest::header::HeaderMap,
+    headers: HeaderMap,
     body: Value,
 }
 
 /// The service on a socket.
 struct Service {
     base: String,
-    client: reqwest::Client,
+    client: Client<HttpConnector, Body>,
     _server: DatasyncServer,
 }
 
@@ -48,18 +56,18 @@ impl Service {
     async fn start(router: axum::Router) -> Service {
         let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), router).await.unwrap();
         let base = format!("http://{}", server.address());
-        Service { base, client: reqwest::Client::new(), _server: server }
+        Service { base, client: Client::builder(TokioExecutor::new()).build_http(), _server: server }
     }
 
     async fn send(&self, method: &str, target: &str, headers: &[(String, String)], body: Vec<u8>) -> Answer {
-        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-        let mut request = self.client.request(method, format!("{}/{target}", self.base)).body(body);
+        let mut request = Request::builder().method(method).uri(format!("{}/{target}", self.base));
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let response = request.send().await.unwrap();
+        let response = self.client.request(request.body(Body::from(body)).unwrap()).await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null);
+        let bytes = to_bytes(Body::new(response.into_body()), usize::MAX).await.unwrap();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         Answer { status, headers, body }
     }
 }

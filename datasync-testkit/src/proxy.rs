@@ -27,7 +27,7 @@ pub enum Trouble {
     Hold(Receiver<()>),
     /// Every byte of the answer's body is changed.
     Garble,
-    /// The request does not reach the service; this is answered, as it stands.
+    /// The request does not reach the service; this is answered, as it stands, and the connection stays open.
     Answer(Vec<u8>),
     /// The request does not reach the service; a body without an end is answered.
     Endless,
@@ -163,7 +163,7 @@ fn serve(shared: &Shared, mut client: TcpStream) -> io::Result<()> {
             Some(Trouble::Lose) => return client.shutdown(Shutdown::Both),
             Some(Trouble::Answer(answer)) => {
                 client.write_all(&answer)?;
-                return client.shutdown(Shutdown::Both);
+                continue;
             }
             Some(Trouble::Endless) => {
                 client.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")?;
