@@ -1,6 +1,6 @@
 //! Several changes in one request (`docs/wire-extensions.md`).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     body::{Bytes, to_bytes},
@@ -69,11 +69,17 @@ pub(crate) async fn batch(tables: &[(String, Arc<Table>)], headers: &HeaderMap, 
         return refuse(StatusCode::PAYLOAD_TOO_LARGE, message);
     }
     let mut outcomes: Vec<Outcome> = sent.operations.iter().map(|_| Outcome::default()).collect();
-    let mut rows: HashMap<&str, Vec<(usize, &Operation)>> = HashMap::new();
+    // In the order in which each path first came: the order of the commits must not hang on chance.
+    let mut rows: Vec<Vec<(usize, &Operation)>> = Vec::new();
+    let mut known: BTreeMap<&str, usize> = BTreeMap::new();
     for (place, operation) in sent.operations.iter().enumerate() {
-        rows.entry(&operation.path).or_default().push((place, operation));
+        let row = *known.entry(&operation.path).or_insert_with(|| {
+            rows.push(Vec::new());
+            rows.len() - 1
+        });
+        rows[row].push((place, operation));
     }
-    let of_rows = rows.into_values().map(|operations| async move {
+    let of_rows = rows.into_iter().map(|operations| async move {
         // Creations share the path of their table, and have nothing to do with one another.
         let creates = operations.iter().all(|(_, operation)| operation.method == "POST");
         if creates {

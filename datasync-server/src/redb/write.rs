@@ -1,7 +1,7 @@
 //! The one writer: what waits is committed together.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, PoisonError},
 };
 
@@ -104,7 +104,7 @@ fn commit(shared: &Shared, database: &Database, jobs: &[&Job]) -> Result<Vec<Wri
     let mut outcomes = Vec::with_capacity(jobs.len());
     {
         let mut service = write.open_table(SERVICE)?;
-        let mut tables: HashMap<&str, Tables<'_>> = HashMap::new();
+        let mut tables: BTreeMap<&str, Tables<'_>> = BTreeMap::new();
         for job in jobs {
             let names = &*job.names;
             if !tables.contains_key(names.rows.as_str()) {
