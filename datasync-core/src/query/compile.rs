@@ -41,6 +41,7 @@ enum Type {
     Date,
     Time,
     Uuid,
+    Point,
     Other,
 }
 
@@ -55,7 +56,8 @@ impl Type {
             FieldKind::Date => Type::Date,
             FieldKind::Time => Type::Time,
             FieldKind::Uuid => Type::Uuid,
-            FieldKind::Bytes | FieldKind::Point | FieldKind::Json => Type::Other,
+            FieldKind::Point => Type::Point,
+            FieldKind::Bytes | FieldKind::Json => Type::Other,
         }
     }
 
@@ -71,6 +73,7 @@ impl Type {
             Literal::Date(_) => Type::Date,
             Literal::Time(_) => Type::Time,
             Literal::Uuid(_) => Type::Uuid,
+            Literal::Point { .. } => Type::Point,
         }
     }
 
@@ -85,6 +88,7 @@ impl Type {
             Type::Date => "a date",
             Type::Time => "a time of day",
             Type::Uuid => "a UUID",
+            Type::Point => "a point",
             Type::Other => "a value without an order",
         }
     }
@@ -235,6 +239,7 @@ fn accepts(function: Function, position: usize, kind: &Type) -> bool {
         (Round | Floor | Ceiling, kind) => *kind == Type::Number,
         (Year | Month | Day, kind) => matches!(kind, Type::Stamp | Type::Date),
         (Hour | Minute | Second, kind) => matches!(kind, Type::Stamp | Type::Time),
+        (GeoDistance, kind) => *kind == Type::Point,
         _ => false,
     }
 }
@@ -252,7 +257,7 @@ fn comparable(op: BinaryOp, one: &Type, other: &Type) -> bool {
     let equality = matches!(op, BinaryOp::Eq | BinaryOp::Ne);
     match (one, other) {
         (Type::Null, _) | (_, Type::Null) => true,
-        (Type::Other, _) | (_, Type::Other) => false,
+        (Type::Other | Type::Point, _) | (_, Type::Other | Type::Point) => false,
         (one, other) => one == other && (equality || *one != Type::Bool),
     }
 }

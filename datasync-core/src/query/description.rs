@@ -1,8 +1,13 @@
 //! A whole query without its entity type, and its OData text.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
-use super::expr::{BinaryOp, Expr};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{
+    error::QueryError,
+    expr::{BinaryOp, Expr},
+};
 
 /// A whole query: what the options of an OData query string say.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,7 +24,16 @@ pub struct QueryDescription {
     pub select: Vec<String>,
     /// Whether to count the rows that match, before `skip` and `top`.
     pub count: bool,
+    /// Whether soft-deleted rows are wanted too.
+    pub include_deleted: bool,
+    /// What else stands in the query string, by its names; none begins with `$` or `__`.
+    pub parameters: BTreeMap<String, String>,
 }
+
+/// The parameter that asks for soft-deleted rows.
+pub(super) const INCLUDE_DELETED: &str = "__includedeleted";
+/// What RFC 3986 leaves as it is in a value, as in .NET's `Uri.EscapeDataString`.
+const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// One key of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,15 +54,40 @@ impl QueryDescription {
     }
 }
 
-/// The text of the query as the clients of the originals write it, without percent-encoding.
-impl fmt::Display for QueryDescription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl QueryDescription {
+    /// Adds a parameter of the app's own, as in Datasync's `WithParameter`.
+    ///
+    /// # Errors
+    ///
+    /// A name or a value that is blank, or a name that begins with `$` or `__`.
+    pub fn with_parameter(mut self, name: &str, value: &str) -> Result<QueryDescription, QueryError> {
+        let (name, value) = (name.trim(), value.trim());
+        if name.is_empty() || value.is_empty() {
+            return Err(QueryError::new("a parameter needs a name and a value that are not blank"));
+        }
+        if name.starts_with('$') || name.starts_with("__") {
+            return Err(QueryError::new(format!(
+                "`{name}` cannot be a parameter: `$` and `__` are the protocol's own"
+            )));
+        }
+        self.parameters.insert(name.to_owned(), value.to_owned());
+        Ok(self)
+    }
+
+    /// The query string as the clients of the originals send it, percent-encoded; without a `?`.
+    #[must_use]
+    pub fn to_query_string(&self) -> String {
+        self.write(|value| utf8_percent_encode(value, VALUE).to_string())
+    }
+
+    /// The options in the order of the originals' clients.
+    fn write(&self, encode: impl Fn(&str) -> String) -> String {
         let mut options = Vec::new();
         if let Some(filter) = &self.filter {
-            options.push(format!("$filter={filter}"));
+            options.push(format!("$filter={}", encode(&filter.to_string())));
         }
         if !self.order.is_empty() {
-            let keys: Vec<String> = self.order.iter().map(OrderBy::to_string).collect();
+            let keys: Vec<String> = self.order.iter().map(|key| encode(&key.to_string())).collect();
             options.push(format!("$orderby={}", keys.join(",")));
         }
         if self.skip > 0 {
@@ -60,12 +99,26 @@ impl fmt::Display for QueryDescription {
         if !self.select.is_empty() {
             let mut names = self.select.clone();
             names.sort();
+            let names: Vec<String> = names.iter().map(|name| encode(name)).collect();
             options.push(format!("$select={}", names.join(",")));
         }
         if self.count {
             options.push("$count=true".to_owned());
         }
-        f.write_str(&options.join("&"))
+        let mut parameters: BTreeMap<&str, &str> =
+            self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        if self.include_deleted {
+            parameters.insert(INCLUDE_DELETED, "true");
+        }
+        options.extend(parameters.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))));
+        options.join("&")
+    }
+}
+
+/// The text of the query as the clients of the originals write it, without percent-encoding.
+impl fmt::Display for QueryDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.write(str::to_owned))
     }
 }
 

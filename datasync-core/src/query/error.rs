@@ -18,6 +18,11 @@ impl QueryError {
         QueryError { message: message.into(), at: Some(at) }
     }
 
+    /// The same error in a text that the parsed one is a part of, beginning there.
+    pub(crate) fn inside(self, start: usize) -> QueryError {
+        QueryError { at: Some(start + self.at.unwrap_or(0)), ..self }
+    }
+
     /// The offset in bytes into the text that was parsed, if the error has a place there.
     #[must_use]
     pub fn at(&self) -> Option<usize> {

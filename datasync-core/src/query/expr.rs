@@ -128,15 +128,34 @@ pub enum Function {
     Hour,
     Minute,
     Second,
+    GeoDistance,
 }
 
 impl Function {
     /// Every function, in no particular order.
-    pub const ALL: [Function; 19] = {
+    pub const ALL: [Function; 20] = {
         use Function::*;
         [
-            StartsWith, EndsWith, Contains, ToLower, ToUpper, Trim, Length, IndexOf, Substring, Concat, Round, Floor,
-            Ceiling, Year, Month, Day, Hour, Minute, Second,
+            StartsWith,
+            EndsWith,
+            Contains,
+            ToLower,
+            ToUpper,
+            Trim,
+            Length,
+            IndexOf,
+            Substring,
+            Concat,
+            Round,
+            Floor,
+            Ceiling,
+            Year,
+            Month,
+            Day,
+            Hour,
+            Minute,
+            Second,
+            GeoDistance,
         ]
     };
 
@@ -163,6 +182,7 @@ impl Function {
             Function::Hour => "hour",
             Function::Minute => "minute",
             Function::Second => "second",
+            Function::GeoDistance => "geo.distance",
         }
     }
 
@@ -170,9 +190,12 @@ impl Function {
     #[must_use]
     pub fn arity(self) -> (usize, usize) {
         match self {
-            Function::StartsWith | Function::EndsWith | Function::Contains | Function::IndexOf | Function::Concat => {
-                (2, 2)
-            }
+            Function::StartsWith
+            | Function::EndsWith
+            | Function::Contains
+            | Function::IndexOf
+            | Function::Concat
+            | Function::GeoDistance => (2, 2),
             Function::Substring => (2, 3),
             _ => (1, 1),
         }
@@ -206,4 +229,11 @@ pub enum Literal {
     Time(civil::Time),
     /// A UUID.
     Uuid(Uuid),
+    /// A place on the earth, in degrees.
+    Point {
+        /// East is positive.
+        longitude: f64,
+        /// North is positive.
+        latitude: f64,
+    },
 }

@@ -41,10 +41,24 @@ pub(super) fn call(function: Function, arguments: &[Value]) -> Value {
         [Value::Text(text), Value::Int(start), Value::Int(length)] if function == Function::Substring => {
             substring(text, *start, Some(*length))
         }
+        [Value::Point(..), Value::Point(..)] => distance(&arguments[0], &arguments[1]),
         [number @ (Value::Int(_) | Value::Float(_))] => of_number(function, number),
         [value] => of_time(function, value),
         _ => Value::Null,
     }
+}
+
+/// The kilometres between two points on a sphere of 6371 km, by the spherical law of cosines, as in Datasync's
+/// `geo.distance`; but for the reference's slip of taking longitude for latitude.
+fn distance(one: &Value, other: &Value) -> Value {
+    let (Value::Point(longitude, latitude), Value::Point(other_longitude, other_latitude)) = (one, other) else {
+        return Value::Null;
+    };
+    let (here, there) = (latitude.to_radians(), other_latitude.to_radians());
+    let between = (longitude - other_longitude).to_radians();
+    let cosine = here.sin() * there.sin() + here.cos() * there.cos() * between.cos();
+    // Rounding may take the cosine of a point and itself beyond 1.
+    Value::Float(cosine.clamp(-1.0, 1.0).acos() * 6371.0)
 }
 
 fn of_text(function: Function, text: &str) -> Value {

@@ -92,12 +92,12 @@ pub fn index_keys(schema: &TableSchema, id: &str, record: &Record) -> Result<Vec
 }
 
 fn encode(kind: &FieldKind, value: &Value, key: &mut KeyBytes) {
-    if matches!(value, Value::Null | Value::Other) {
+    if matches!(value, Value::Null | Value::Other | Value::Point(..)) {
         return key.push(0);
     }
     key.push(1);
     match value {
-        Value::Null | Value::Other => {}
+        Value::Null | Value::Other | Value::Point(..) => {}
         Value::Bool(value) => key.push(u8::from(*value)),
         Value::Int(_) | Value::Float(_) if *kind != FieldKind::I64 => {
             key.extend(float_bytes(value.as_f64().unwrap_or(0.0)));

@@ -6,7 +6,7 @@ use jiff::{Timestamp, civil};
 use uuid::Uuid;
 
 use super::{
-    description::{OrderBy, QueryDescription},
+    description::{INCLUDE_DELETED, OrderBy, QueryDescription},
     error::QueryError,
     expr::{BinaryOp, Expr, Function, Literal},
     lexer::{Kind, Token, tokens},
@@ -144,7 +144,14 @@ impl<'t> Parser<'t> {
             self.depth -= 1;
             return Ok(Expr::Not(Box::new(inner)));
         }
-        if self.peek().kind == Kind::Open {
+        let behind = self.peek();
+        if is("geography") && behind.kind == Kind::Quoted && behind.at == token.at + text.len() {
+            self.take();
+            return point(&unquote(behind.text)).map(Expr::Literal).ok_or_else(|| {
+                QueryError::at_byte(behind.at, "expected `POINT(longitude latitude)` in degrees".to_owned())
+            });
+        }
+        if behind.kind == Kind::Open {
             return if is("cast") { self.cast(token) } else { self.call(token) };
         }
         Ok(match text {
@@ -232,6 +239,21 @@ fn unquote(text: &str) -> String {
     text[1..text.len() - 1].replace("''", "'")
 }
 
+/// `POINT(longitude latitude)`, with an optional reference system before it, which must be that of GeoJSON.
+fn point(text: &str) -> Option<Literal> {
+    let text = text.trim();
+    let text = text.strip_prefix("SRID=4326;").unwrap_or(text).trim();
+    let inner = text.get(..5).filter(|word| word.eq_ignore_ascii_case("POINT")).and(text.get(5..))?;
+    let inner = inner.trim().strip_prefix('(')?.strip_suffix(')')?;
+    let mut degrees = inner.split_whitespace().map(str::parse::<f64>);
+    match (degrees.next(), degrees.next(), degrees.next()) {
+        (Some(Ok(longitude)), Some(Ok(latitude)), None) if longitude.is_finite() && latitude.is_finite() => {
+            Some(Literal::Point { longitude, latitude })
+        }
+        _ => None,
+    }
+}
+
 fn timestamp(text: &str) -> Option<Timestamp> {
     if let Ok(timestamp) = text.parse() {
         return Some(timestamp);
@@ -281,7 +303,7 @@ fn number(token: Token<'_>, text: &str) -> Result<Literal, QueryError> {
 impl QueryDescription {
     /// Reads the options of a query string that are already split and decoded, as `("$filter", "title eq 'x'")`.
     ///
-    /// Names without `$` are other parameters and are passed over.
+    /// Names without `$` are parameters: `__includedeleted` asks for deleted rows if it is `true`, others are kept.
     ///
     /// # Errors
     ///
@@ -292,25 +314,35 @@ impl QueryDescription {
         let mut query = QueryDescription::default();
         let mut seen: Vec<String> = Vec::new();
         for (name, value) in options {
-            if !name.starts_with('$') {
-                continue;
-            }
-            let lower = name.to_ascii_lowercase();
-            if seen.contains(&lower) {
-                return Err(QueryError::new(format!("the option `{name}` is given twice")));
-            }
-            match lower.as_str() {
-                "$filter" => query.filter = Some(value.parse()?),
-                "$orderby" => query.order = order(value)?,
-                "$skip" => query.skip = whole(name, value)?,
-                "$top" => query.top = Some(whole(name, value)?),
-                "$select" => query.select = names(value)?,
-                "$count" => query.count = flag(name, value)?,
-                _ => return Err(QueryError::new(format!("there is no option `{name}`"))),
-            }
-            seen.push(lower);
+            query.read_option(&mut seen, name, value)?;
         }
         Ok(query)
+    }
+
+    fn read_option(&mut self, seen: &mut Vec<String>, name: &str, value: &str) -> Result<(), QueryError> {
+        if name.eq_ignore_ascii_case(INCLUDE_DELETED) {
+            self.include_deleted |= value.eq_ignore_ascii_case("true");
+            return Ok(());
+        }
+        if !name.starts_with('$') {
+            self.parameters.insert(name.to_owned(), value.to_owned());
+            return Ok(());
+        }
+        let lower = name.to_ascii_lowercase();
+        if seen.contains(&lower) {
+            return Err(QueryError::new(format!("the option `{name}` is given twice")));
+        }
+        match lower.as_str() {
+            "$filter" => self.filter = Some(value.parse()?),
+            "$orderby" => self.order = order(value)?,
+            "$skip" => self.skip = whole(name, value)?,
+            "$top" => self.top = Some(whole(name, value)?),
+            "$select" => self.select = names(value)?,
+            "$count" => self.count = flag(name, value)?,
+            _ => return Err(QueryError::new(format!("there is no option `{name}`"))),
+        }
+        seen.push(lower);
+        Ok(())
     }
 }
 
@@ -326,15 +358,25 @@ impl FromStr for QueryDescription {
             match byte {
                 b'\'' => inside = !inside,
                 b'&' if !inside => {
-                    parts.push(&text[start..at]);
+                    parts.push((start, &text[start..at]));
                     start = at + 1;
                 }
                 _ => {}
             }
         }
-        parts.push(&text[start..]);
-        let options = parts.into_iter().filter(|part| !part.is_empty());
-        QueryDescription::from_options(options.map(|part| part.split_once('=').unwrap_or((part, ""))))
+        parts.push((start, &text[start..]));
+        let mut query = QueryDescription::default();
+        let mut seen = Vec::new();
+        for (start, part) in parts.into_iter().filter(|(_, part)| !part.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            // An error without a place is about the option; one with a place is inside its value.
+            let inside = |error: QueryError| match error.at() {
+                Some(_) => error.inside(start + name.len() + 1),
+                None => error.inside(start),
+            };
+            query.read_option(&mut seen, name, value).map_err(inside)?;
+        }
+        Ok(query)
     }
 }
 

@@ -42,9 +42,9 @@ impl fmt::Display for Literal {
             Literal::Bool(value) => value.fmt(f),
             Literal::Int(value) => value.fmt(f),
             Literal::Long(value) => write!(f, "{value}L"),
-            Literal::Single(value) => write!(f, "{value}f"),
+            Literal::Single(value) => write!(f, "{}f", shortest(f64::from(*value), &value.to_string(), 7)),
             Literal::Double(value) => {
-                let text = value.to_string();
+                let text = shortest(*value, &value.to_string(), 15);
                 f.write_str(&text)?;
                 if !text.contains(['.', 'E']) && value.is_finite() {
                     f.write_str(".0")?;
@@ -64,8 +64,25 @@ impl fmt::Display for Literal {
                 value.millisecond()
             ),
             Literal::Uuid(value) => write!(f, "cast({},Edm.Guid)", value.as_hyphenated()),
+            Literal::Point { longitude, latitude } => write!(f, "geography'POINT({longitude} {latitude})'"),
         }
     }
+}
+
+/// A number as .NET writes it: its shortest digits, with an exponent if it has more than `digits` places before the point
+/// or is less than 0.0001.
+fn shortest(value: f64, plain: &str, digits: i32) -> String {
+    let exponent = value.abs().log10().floor() as i32;
+    if value == 0.0 || !value.is_finite() || (-4..digits).contains(&exponent) {
+        return plain.to_owned();
+    }
+    let (sign, figures) = plain.strip_prefix('-').map_or(("", plain), |figures| ("-", figures));
+    let significant = figures.replace('.', "");
+    let significant = significant.trim_start_matches('0').trim_end_matches('0');
+    let (first, rest) = significant.split_at(1);
+    let point = if rest.is_empty() { "" } else { "." };
+    let mark = if exponent < 0 { '-' } else { '+' };
+    format!("{sign}{first}{point}{rest}E{mark}{:02}", exponent.abs())
 }
 
 /// The wire form of a time: UTC, exactly three fraction digits, the rest cut off.

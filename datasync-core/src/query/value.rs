@@ -24,6 +24,8 @@ pub(super) enum Value {
     Date(civil::Date),
     Time(civil::Time),
     Uuid(Uuid),
+    /// Longitude and latitude in degrees.
+    Point(f64, f64),
     /// Something that can only be told from null.
     Other,
 }
@@ -58,7 +60,8 @@ impl Value {
             FieldKind::Date => text().and_then(|text| text.parse().ok()).map_or(Value::Null, Value::Date),
             FieldKind::Time => text().and_then(|text| text.parse().ok()).map_or(Value::Null, Value::Time),
             FieldKind::Uuid => text().and_then(|text| Uuid::try_parse(&text).ok()).map_or(Value::Null, Value::Uuid),
-            FieldKind::Bytes | FieldKind::Point | FieldKind::Json => Value::Other,
+            FieldKind::Point => point(raw),
+            FieldKind::Bytes | FieldKind::Json => Value::Other,
         }
     }
 
@@ -76,6 +79,7 @@ impl Value {
             Literal::Date(date) => Value::Date(*date),
             Literal::Time(time) => Value::Time(*time),
             Literal::Uuid(uuid) => Value::Uuid(*uuid),
+            Literal::Point { longitude, latitude } => Value::Point(*longitude, *latitude),
         }
     }
 
@@ -110,6 +114,22 @@ impl Value {
             (_, Value::Null) => Ordering::Greater,
             _ => self.compare(other).unwrap_or(Ordering::Equal),
         }
+    }
+}
+
+/// A GeoJSON point; whatever lies beyond longitude and latitude is not looked at, and what is none counts as null.
+fn point(raw: &str) -> Value {
+    #[derive(serde::Deserialize)]
+    struct Point {
+        r#type: String,
+        coordinates: Vec<f64>,
+    }
+    match serde_json::from_str::<Point>(raw) {
+        Ok(Point { r#type, coordinates }) if r#type == "Point" => match coordinates.as_slice() {
+            [longitude, latitude, ..] => Value::Point(*longitude, *latitude),
+            _ => Value::Null,
+        },
+        _ => Value::Null,
     }
 }
 

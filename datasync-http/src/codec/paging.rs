@@ -110,7 +110,7 @@ impl Keyset {
         };
         let (filter, top) = (Some(filter), Some(u64::from(top)));
         let count = matches!(self.step(), Step::From(_)) && (first || self.mark.is_none());
-        QueryDescription { filter, order, skip: 0, top, select: Vec::new(), count }
+        QueryDescription { filter, order, top, count, ..QueryDescription::default() }
     }
 
     /// Makes the next pull begin where rows may still appear: before the mark, if that is fresh.

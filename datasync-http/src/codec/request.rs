@@ -104,41 +104,10 @@ pub(crate) fn get(url: Url) -> HttpRequest {
     request(Method::Get, url)
 }
 
-/// The query string of a query, in the order of the originals' clients.
-pub(crate) fn query_string(query: &QueryDescription, include_deleted: bool) -> String {
-    let mut parts = Vec::new();
-    let encoded = |text: &str| utf8_percent_encode(text, VALUE).to_string();
-    if let Some(filter) = &query.filter {
-        parts.push(format!("$filter={}", encoded(&filter.to_string())));
-    }
-    if !query.order.is_empty() {
-        let keys: Vec<String> = query.order.iter().map(|key| key.to_string().replace(' ', "%20")).collect();
-        parts.push(format!("$orderby={}", keys.join(",")));
-    }
-    if query.skip > 0 {
-        parts.push(format!("$skip={}", query.skip));
-    }
-    if let Some(top) = query.top {
-        parts.push(format!("$top={top}"));
-    }
-    if !query.select.is_empty() {
-        let mut names = query.select.clone();
-        names.sort();
-        parts.push(format!("$select={}", names.iter().map(|name| encoded(name)).collect::<Vec<_>>().join(",")));
-    }
-    if query.count {
-        parts.push("$count=true".to_owned());
-    }
-    if include_deleted {
-        parts.push("__includedeleted=true".to_owned());
-    }
-    parts.join("&")
-}
-
 /// A page of changes in the order of the service's commits.
 pub(crate) fn delta(endpoints: &Endpoints, table: &str, query: &QueryDescription, token: &str) -> HttpRequest {
     let mut url = endpoints.table(table);
-    let text = query_string(query, false);
+    let text = query.to_query_string();
     url.set_query(Some(&format!("{text}&__delta={}", utf8_percent_encode(token, VALUE))));
     get(url)
 }
@@ -150,7 +119,10 @@ pub(crate) fn query(
     include_deleted: bool,
 ) -> HttpRequest {
     let mut url = endpoints.table(table);
-    let text = query_string(query, include_deleted);
+    let text = match include_deleted {
+        true => QueryDescription { include_deleted, ..query.clone() }.to_query_string(),
+        false => query.to_query_string(),
+    };
     url.set_query((!text.is_empty()).then_some(text.as_str()));
     get(url)
 }
@@ -242,7 +214,7 @@ mod tests {
         let mut query: QueryDescription = "$orderby=updatedAt&$count=true".parse().unwrap();
         query.filter = Some(filter);
         assert_eq!(
-            query_string(&query, true),
+            QueryDescription { include_deleted: true, ..query }.to_query_string(),
             "$filter=%28updatedAt%20gt%20cast%282024-08-23T20%3A22%3A54.291Z%2CEdm.DateTimeOffset%29%29&$orderby=updatedAt&$count=true&__includedeleted=true"
         );
     }
