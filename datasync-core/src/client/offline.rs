@@ -292,6 +292,22 @@ impl<E> fmt::Debug for OfflineQuery<E> {
 }
 
 impl<E: SyncEntity> OfflineQuery<E> {
+    /// This query in place of what was said so far: one that was read from text, or is used for several tables.
+    ///
+    /// ```
+    /// # use datasync_core::{client::OfflineTable, entity::SyncEntity, error::Error, query::{Query, QueryError}};
+    /// # fn example<E: SyncEntity>(films: &OfflineTable<E>) -> Result<(), QueryError> {
+    /// let long: Query<E> = "$filter=minutes gt 180&$orderby=year".parse()?;
+    /// let rows = films.query().with(long).to_vec();
+    /// # drop(rows);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with(mut self, query: impl IntoQuery<E>) -> Self {
+        self.query = query.into_query();
+        self
+    }
+
     /// Only the rows that match the condition made from the fields, and every earlier condition.
     pub fn filter(mut self, condition: impl FnOnce(E::Fields) -> Filter<E>) -> Self {
         self.query = self.query.filter(condition);

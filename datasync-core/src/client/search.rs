@@ -35,6 +35,11 @@ fn scan(table: &Table, access: Access) -> ScanRequest {
     }
 }
 
+/// A row that the service has marked as deleted is shown to nobody who does not ask for it.
+fn wanted(query: &QueryDescription, record: &Record) -> bool {
+    query.include_deleted || !record.deleted
+}
+
 /// The records of a query in its order.
 pub(crate) async fn search(
     engine: &Engine,
@@ -51,7 +56,7 @@ pub(crate) async fn search(
     let mut found: Vec<(SortKey, Arc<str>, Record)> = Vec::new();
     while found.len() < enough {
         let page = engine.store.scan(&request).await?;
-        for (id, record) in page.records {
+        for (id, record) in page.records.into_iter().filter(|(_, record)| wanted(query, record)) {
             if let Some(key) = evaluator.evaluate(&id, &record).map_err(invalid_query)? {
                 found.push((key, id, record));
             }
@@ -71,14 +76,15 @@ pub(crate) async fn search(
 
 /// How many rows match, before `skip` and `top`.
 pub(crate) async fn count(engine: &Engine, table: &Table, query: &QueryDescription) -> Result<u64, Error> {
-    let counted = QueryDescription { filter: query.filter.clone(), count: true, ..QueryDescription::default() };
+    let (filter, include_deleted) = (query.filter.clone(), query.include_deleted);
+    let counted = QueryDescription { filter, count: true, include_deleted, ..QueryDescription::default() };
     let evaluator = Evaluator::new(&counted, &table.schema).map_err(invalid_query)?;
     let access = plan(&counted, &table.schema);
     let mut request = scan(table, access);
     let mut total = 0;
     loop {
         let page = engine.store.scan(&request).await?;
-        for (id, record) in &page.records {
+        for (id, record) in page.records.iter().filter(|(_, record)| wanted(query, record)) {
             total += u64::from(evaluator.evaluate(id, record).map_err(invalid_query)?.is_some());
         }
         match page.next {

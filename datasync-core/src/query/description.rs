@@ -7,6 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{
     error::QueryError,
     expr::{BinaryOp, Expr},
+    print::{Dialect, Spelled},
 };
 
 /// A whole query: what the options of an OData query string say.
@@ -74,20 +75,28 @@ impl QueryDescription {
         Ok(self)
     }
 
+    /// The text of the query in the spelling of a dialect, without percent-encoding.
+    #[must_use]
+    pub fn to_text(&self, dialect: Dialect) -> String {
+        self.write(dialect, str::to_owned)
+    }
+
     /// The query string as the clients of the originals send it, percent-encoded; without a `?`.
     #[must_use]
-    pub fn to_query_string(&self) -> String {
-        self.write(|value| utf8_percent_encode(value, VALUE).to_string())
+    pub fn to_query_string(&self, dialect: Dialect) -> String {
+        self.write(dialect, |value| utf8_percent_encode(value, VALUE).to_string())
     }
 
     /// The options in the order of the originals' clients.
-    fn write(&self, encode: impl Fn(&str) -> String) -> String {
+    fn write(&self, dialect: Dialect, encode: impl Fn(&str) -> String) -> String {
         let mut options = Vec::new();
         if let Some(filter) = &self.filter {
-            options.push(format!("$filter={}", encode(&filter.to_string())));
+            options.push(format!("$filter={}", encode(&Spelled(filter, dialect).to_string())));
         }
         if !self.order.is_empty() {
-            let keys: Vec<String> = self.order.iter().map(|key| encode(&key.to_string())).collect();
+            // The blank before `desc` is left to the URL, as in .NET.
+            let key = |key: &OrderBy| encode(&key.field) + if key.descending { " desc" } else { "" };
+            let keys: Vec<String> = self.order.iter().map(key).collect();
             options.push(format!("$orderby={}", keys.join(",")));
         }
         if self.skip > 0 {
@@ -118,7 +127,7 @@ impl QueryDescription {
 /// The text of the query as the clients of the originals write it, without percent-encoding.
 impl fmt::Display for QueryDescription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.write(str::to_owned))
+        f.write_str(&self.write(Dialect::default(), str::to_owned))
     }
 }
 

@@ -18,9 +18,9 @@ impl QueryError {
         QueryError { message: message.into(), at: Some(at) }
     }
 
-    /// The same error in a text that the parsed one is a part of, beginning there.
-    pub(crate) fn inside(self, start: usize) -> QueryError {
-        QueryError { at: Some(start + self.at.unwrap_or(0)), ..self }
+    /// The same error at another place, of a text that the parsed one is a part of.
+    pub(crate) fn at_place(self, at: usize) -> QueryError {
+        QueryError { at: Some(at), ..self }
     }
 
     /// The offset in bytes into the text that was parsed, if the error has a place there.

@@ -21,5 +21,5 @@ pub use error::QueryError;
 pub use eval::{Evaluator, SortKey};
 pub use expr::{BinaryOp, Expr, Function, Literal};
 pub use index::{Access, index_keys, index_text, plan, table_spec};
-pub use print::milliseconds;
+pub use print::{Dialect, milliseconds};
 pub use typed::{Field, Filter, Operand, Order, Query, TextField};

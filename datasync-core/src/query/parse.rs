@@ -1,8 +1,9 @@
 //! OData text to a tree: a Pratt parser over the words of the lexer.
 
-use std::str::FromStr;
+use std::{borrow::Cow, str::FromStr};
 
 use jiff::{Timestamp, civil};
+use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 use super::{
@@ -145,11 +146,11 @@ impl<'t> Parser<'t> {
             return Ok(Expr::Not(Box::new(inner)));
         }
         let behind = self.peek();
-        if is("geography") && behind.kind == Kind::Quoted && behind.at == token.at + text.len() {
+        if behind.kind == Kind::Quoted && behind.at == token.at + text.len() {
             self.take();
-            return point(&unquote(behind.text)).map(Expr::Literal).ok_or_else(|| {
-                QueryError::at_byte(behind.at, "expected `POINT(longitude latitude)` in degrees".to_owned())
-            });
+            return prefixed(text, &unquote(behind.text))
+                .map(Expr::Literal)
+                .ok_or_else(|| QueryError::at_byte(token.at, format!("`{text}{}` is not a constant", behind.text)));
         }
         if behind.kind == Kind::Open {
             return if is("cast") { self.cast(token) } else { self.call(token) };
@@ -237,6 +238,16 @@ impl<'t> Parser<'t> {
 
 fn unquote(text: &str) -> String {
     text[1..text.len() - 1].replace("''", "'")
+}
+
+/// A constant in quotes with its type before them: points, and what the older dialect of Azure Mobile Apps writes.
+fn prefixed(kind: &str, text: &str) -> Option<Literal> {
+    match kind.to_ascii_lowercase().as_str() {
+        "geography" => point(text),
+        "datetimeoffset" | "datetime" => timestamp(text).map(Literal::Timestamp),
+        "guid" => Uuid::try_parse(text).ok().map(Literal::Uuid),
+        _ => None,
+    }
 }
 
 /// `POINT(longitude latitude)`, with an optional reference system before it, which must be that of GeoJSON.
@@ -346,7 +357,7 @@ impl QueryDescription {
     }
 }
 
-/// Reads a query string that is not percent-encoded.
+/// Reads a query string that is not percent-encoded. Errors say where in it.
 impl FromStr for QueryDescription {
     type Err = QueryError;
 
@@ -365,19 +376,63 @@ impl FromStr for QueryDescription {
             }
         }
         parts.push((start, &text[start..]));
-        let mut query = QueryDescription::default();
-        let mut seen = Vec::new();
-        for (start, part) in parts.into_iter().filter(|(_, part)| !part.is_empty()) {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            // An error without a place is about the option; one with a place is inside its value.
-            let inside = |error: QueryError| match error.at() {
-                Some(_) => error.inside(start + name.len() + 1),
-                None => error.inside(start),
-            };
-            query.read_option(&mut seen, name, value).map_err(inside)?;
-        }
-        Ok(query)
+        read_parts(parts, |value| Ok(value.into()), |_, at| at)
     }
+}
+
+impl QueryDescription {
+    /// Reads a query string as it is sent, percent-encoded. Errors say where in it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`from_options`](QueryDescription::from_options), and for bytes that are not UTF-8.
+    pub fn from_query_string(text: &str) -> Result<QueryDescription, QueryError> {
+        let mut parts = Vec::new();
+        let mut start = 0;
+        for part in text.split('&') {
+            parts.push((start, part));
+            start += part.len() + 1;
+        }
+        let decode = |value| {
+            let decoded = percent_decode_str(value).decode_utf8();
+            decoded.map_err(|_| QueryError::new("the query string holds bytes that are not UTF-8"))
+        };
+        read_parts(parts, decode, encoded_place)
+    }
+}
+
+/// Where the byte `at` of what `encoded` decodes to begins in it.
+fn encoded_place(encoded: &str, at: usize) -> usize {
+    let bytes = encoded.as_bytes();
+    let (mut place, mut decoded) = (0, 0);
+    while decoded < at && place < bytes.len() {
+        let escaped = bytes[place] == b'%'
+            && bytes.get(place + 1..place + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+        place += if escaped { 3 } else { 1 };
+        decoded += 1;
+    }
+    place
+}
+
+/// Reads the options of a query string, each with its place; `place` leads from a decoded value back to the text.
+fn read_parts<'t>(
+    parts: Vec<(usize, &'t str)>,
+    decode: impl Fn(&'t str) -> Result<Cow<'t, str>, QueryError>,
+    place: impl Fn(&str, usize) -> usize,
+) -> Result<QueryDescription, QueryError> {
+    let mut query = QueryDescription::default();
+    let mut seen = Vec::new();
+    for (start, part) in parts.into_iter().filter(|(_, part)| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        // An error without a place is about the option; one with a place is inside its value.
+        let inside = |error: QueryError| {
+            let at = error.at().map_or(start, |at| start + name.len() + 1 + place(value, at));
+            error.at_place(at)
+        };
+        let (known, read) = (decode(name).map_err(inside)?, decode(value).map_err(inside)?);
+        query.read_option(&mut seen, &known, &read).map_err(inside)?;
+    }
+    Ok(query)
 }
 
 fn order(value: &str) -> Result<Vec<OrderBy>, QueryError> {

@@ -4,40 +4,72 @@ use std::fmt;
 
 use super::expr::{Expr, Literal};
 
-impl fmt::Display for Expr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Expr::Field(name) => f.write_str(name),
-            Expr::Literal(literal) => literal.fmt(f),
-            Expr::Binary(op, left, right) => write!(f, "({left} {} {right})", op.keyword()),
-            Expr::Not(inner) => write!(f, "not({inner})"),
-            Expr::In(operand, values) => {
-                write!(f, "{operand} in (")?;
-                separated(f, values)?;
-                f.write_str(")")
-            }
-            Expr::Call(function, arguments) => {
-                write!(f, "{}(", function.name())?;
-                separated(f, arguments)?;
-                f.write_str(")")
-            }
-        }
-    }
+/// Whose spelling a query is written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// The Datasync Community Toolkit's.
+    #[default]
+    Toolkit,
+    /// That of Azure Mobile Apps: times of day without a fraction unless they have one. (Its clients write hours from 1 to 12
+    /// only and drop the fraction, which is not repeated here.)
+    Azure,
 }
 
-fn separated<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T]) -> fmt::Result {
-    for (position, item) in items.iter().enumerate() {
-        if position > 0 {
-            f.write_str(",")?;
-        }
-        item.fmt(f)?;
+/// Something in the spelling of a dialect.
+pub(super) struct Spelled<'e, T>(pub(super) &'e T, pub(super) Dialect);
+
+impl fmt::Display for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Spelled(self, Dialect::default()).fmt(f)
     }
-    Ok(())
 }
 
 impl fmt::Display for Literal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        Spelled(self, Dialect::default()).fmt(f)
+    }
+}
+
+impl fmt::Display for Spelled<'_, Expr> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Spelled(expr, dialect) = self;
+        match expr {
+            Expr::Field(name) => f.write_str(name),
+            Expr::Literal(literal) => Spelled(literal, *dialect).fmt(f),
+            Expr::Binary(op, left, right) => {
+                write!(f, "({} {} {})", Spelled(&**left, *dialect), op.keyword(), Spelled(&**right, *dialect))
+            }
+            Expr::Not(inner) => write!(f, "not({})", Spelled(&**inner, *dialect)),
+            Expr::In(operand, values) => {
+                write!(f, "{} in (", Spelled(&**operand, *dialect))?;
+                separated(f, values, *dialect)?;
+                f.write_str(")")
+            }
+            Expr::Call(function, arguments) => {
+                write!(f, "{}(", function.name())?;
+                separated(f, arguments, *dialect)?;
+                f.write_str(")")
+            }
+        }
+    }
+}
+
+fn separated<'i, T>(f: &mut fmt::Formatter<'_>, items: &'i [T], dialect: Dialect) -> fmt::Result
+where
+    Spelled<'i, T>: fmt::Display,
+{
+    for (position, item) in items.iter().enumerate() {
+        if position > 0 {
+            f.write_str(",")?;
+        }
+        fmt::Display::fmt(&Spelled(item, dialect), f)?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Spelled<'_, Literal> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
             Literal::Null => f.write_str("null"),
             Literal::Bool(value) => value.fmt(f),
             Literal::Int(value) => value.fmt(f),
@@ -55,14 +87,13 @@ impl fmt::Display for Literal {
             Literal::Text(text) => write!(f, "'{}'", text.replace('\'', "''")),
             Literal::Timestamp(value) => write!(f, "cast({},Edm.DateTimeOffset)", milliseconds(*value)),
             Literal::Date(value) => write!(f, "cast({value},Edm.Date)"),
-            Literal::Time(value) => write!(
-                f,
-                "cast({:02}:{:02}:{:02}.{:03},Edm.TimeOfDay)",
-                value.hour(),
-                value.minute(),
-                value.second(),
-                value.millisecond()
-            ),
+            Literal::Time(value) => {
+                write!(f, "cast({:02}:{:02}:{:02}", value.hour(), value.minute(), value.second())?;
+                if self.1 == Dialect::Toolkit || value.millisecond() > 0 {
+                    write!(f, ".{:03}", value.millisecond())?;
+                }
+                f.write_str(",Edm.TimeOfDay)")
+            }
             Literal::Uuid(value) => write!(f, "cast({},Edm.Guid)", value.as_hyphenated()),
             Literal::Point { longitude, latitude } => write!(f, "geography'POINT({longitude} {latitude})'"),
         }

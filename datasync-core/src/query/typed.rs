@@ -309,6 +309,16 @@ impl<E: SyncEntity> Query<E> {
         self
     }
 
+    /// The query that a description says, for this table.
+    ///
+    /// # Errors
+    ///
+    /// A property that the table does not have, or operands that cannot be compared or computed with.
+    pub fn of(description: super::QueryDescription) -> Result<Query<E>, super::QueryError> {
+        super::Evaluator::new(&description, &E::SCHEMA)?;
+        Ok(Query { description, ..Query::default() })
+    }
+
     /// The query without its entity type.
     #[must_use]
     pub fn into_description(self) -> super::QueryDescription {
@@ -319,5 +329,14 @@ impl<E: SyncEntity> Query<E> {
     #[must_use]
     pub fn description(&self) -> &super::QueryDescription {
         &self.description
+    }
+}
+
+/// Reads a query string that is not percent-encoded, as `$filter=year gt 1990&$orderby=title`, for this table.
+impl<E: SyncEntity> std::str::FromStr for Query<E> {
+    type Err = super::QueryError;
+
+    fn from_str(text: &str) -> Result<Query<E>, super::QueryError> {
+        Query::of(text.parse()?)
     }
 }

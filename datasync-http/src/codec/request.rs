@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use datasync_core::{
-    query::QueryDescription,
+    query::{Dialect, QueryDescription},
     row::OperationKind,
     transport::{PushOperation, TransportError, TransportErrorKind},
 };
@@ -107,7 +107,7 @@ pub(crate) fn get(url: Url) -> HttpRequest {
 /// A page of changes in the order of the service's commits.
 pub(crate) fn delta(endpoints: &Endpoints, table: &str, query: &QueryDescription, token: &str) -> HttpRequest {
     let mut url = endpoints.table(table);
-    let text = query.to_query_string();
+    let text = query.to_query_string(Dialect::Toolkit);
     url.set_query(Some(&format!("{text}&__delta={}", utf8_percent_encode(token, VALUE))));
     get(url)
 }
@@ -120,8 +120,8 @@ pub(crate) fn query(
 ) -> HttpRequest {
     let mut url = endpoints.table(table);
     let text = match include_deleted {
-        true => QueryDescription { include_deleted, ..query.clone() }.to_query_string(),
-        false => query.to_query_string(),
+        true => QueryDescription { include_deleted, ..query.clone() }.to_query_string(Dialect::Toolkit),
+        false => query.to_query_string(Dialect::Toolkit),
     };
     url.set_query((!text.is_empty()).then_some(text.as_str()));
     get(url)
@@ -214,7 +214,7 @@ mod tests {
         let mut query: QueryDescription = "$orderby=updatedAt&$count=true".parse().unwrap();
         query.filter = Some(filter);
         assert_eq!(
-            QueryDescription { include_deleted: true, ..query }.to_query_string(),
+            QueryDescription { include_deleted: true, ..query }.to_query_string(Dialect::Toolkit),
             "$filter=%28updatedAt%20gt%20cast%282024-08-23T20%3A22%3A54.291Z%2CEdm.DateTimeOffset%29%29&$orderby=updatedAt&$count=true&__includedeleted=true"
         );
     }
