@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use datasync_core::clock::{Clock, SystemClock};
+use datasync_core::{
+    clock::{Clock, SystemClock},
+    query::Dialect,
+};
 use url::Url;
 
 use crate::{
@@ -39,6 +42,7 @@ fn is_header(name: &str, value: &str) -> bool {
 pub struct HttpTransportBuilder {
     base: String,
     paths: BTreeMap<String, String>,
+    dialect: Dialect,
     timeout: Duration,
     retries: u32,
     max_body: usize,
@@ -65,6 +69,7 @@ impl HttpTransportBuilder {
         HttpTransportBuilder {
             base: base.to_owned(),
             paths: BTreeMap::new(),
+            dialect: Dialect::Toolkit,
             timeout: Duration::from_secs(30),
             retries: 3,
             max_body: 64 * 1024 * 1024,
@@ -104,6 +109,13 @@ impl HttpTransportBuilder {
     /// `tables/{name}` by default.
     pub fn table_path(mut self, table: impl Into<String>, path: impl Into<String>) -> Self {
         self.paths.insert(table.into(), path.into());
+        self
+    }
+
+    /// Whose service it is; the Toolkit's by default, which ours speaks too. For one of Azure Mobile Apps rows are undeleted
+    /// by PATCH, and queries are spelled its way.
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
         self
     }
 
@@ -266,7 +278,7 @@ impl HttpTransportBuilder {
             }
         };
         Ok(HttpTransport {
-            endpoints: Endpoints::new(base, self.paths),
+            endpoints: Endpoints::new(base, self.paths, self.dialect),
             timeout: self.timeout,
             retries: self.retries,
             max_body: self.max_body,

@@ -35,6 +35,7 @@ impl Exchange for SurfExchange {
             Method::Get => surf::http::Method::Get,
             Method::Post => surf::http::Method::Post,
             Method::Put => surf::http::Method::Put,
+            Method::Patch => surf::http::Method::Patch,
             Method::Delete => surf::http::Method::Delete,
         };
         let mut outgoing = surf::Request::new(method, request.url);

@@ -1,5 +1,6 @@
 //! Rows in and out: names, system properties and values as the reference reads and writes them.
 
+use axum::http::StatusCode;
 use datasync_core::{
     query::milliseconds,
     row::{Body, Record},
@@ -7,7 +8,7 @@ use datasync_core::{
 };
 use serde_json::{Map, Value};
 
-use crate::{options::TableOptions, repository::Row};
+use crate::{error::Refusal, options::TableOptions, repository::Row};
 
 /// A row that a client sent.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub(crate) struct Sent {
 /// default of their kind, numbers also as texts.
 ///
 /// The error is a sentence for the client. The reference answers a body that cannot be read with 500; here it is 400.
-pub(crate) fn read(options: &TableOptions, body: &[u8]) -> Result<Option<Sent>, String> {
+fn read(options: &TableOptions, body: &[u8]) -> Result<Option<Sent>, String> {
     let schema = &options.schema;
     let value: Value = serde_json::from_slice(body).map_err(|error| format!("The body is not JSON: {error}."))?;
     let object = match value {
@@ -67,6 +68,17 @@ pub(crate) fn read(options: &TableOptions, body: &[u8]) -> Result<Option<Sent>, 
         }
     }
     Ok(Some(sent))
+}
+
+/// Reads a row that the table takes: not null, and valid.
+pub(crate) fn valid(options: &TableOptions, body: &[u8]) -> Result<Sent, Refusal> {
+    let sent = read(options, body).map_err(|reason| Refusal::because(StatusCode::BAD_REQUEST, reason))?;
+    let sent = sent.ok_or_else(|| Refusal::empty(StatusCode::BAD_REQUEST))?;
+    let messages = options.validate.as_ref().map_or_else(Vec::new, |validate| validate(&sent.fields));
+    match messages.is_empty() {
+        true => Ok(sent),
+        false => Err(Refusal::invalid(messages)),
+    }
 }
 
 fn is_data(name: &str) -> bool {

@@ -26,6 +26,11 @@ impl Refusal {
         Refusal { status, body: Some(Value::String(message.into())) }
     }
 
+    /// A status with a body.
+    pub(crate) fn with(status: StatusCode, body: Value) -> Refusal {
+        Refusal { status, body: Some(body) }
+    }
+
     /// A row that did not pass the validation: one message each, as .NET writes its `ValidationResult`.
     pub(crate) fn invalid(messages: Vec<String>) -> Refusal {
         let list = messages.into_iter().map(|message| serde_json::json!({ "errorMessage": message })).collect();

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use axum::http::{HeaderMap, HeaderName, header};
+use datasync_core::query::Dialect;
 
 use crate::repository::Row;
 
@@ -17,7 +18,10 @@ pub(crate) enum Verdict {
     Failed,
 }
 
-pub(crate) fn evaluate(headers: &HeaderMap, row: &Row, reads: bool) -> Verdict {
+/// Evaluates them. At equal times the dialects differ: the Toolkit fails `If-Unmodified-Since` and lets `If-Modified-Since`
+/// pass, Azure does the opposite.
+pub(crate) fn evaluate(headers: &HeaderMap, row: &Row, reads: bool, dialect: Dialect) -> Verdict {
+    let azure = dialect == Dialect::Azure;
     let stopped = if reads { Verdict::NotModified } else { Verdict::Failed };
     let version = row.record.version.as_deref().unwrap_or("");
     let if_match = tags(headers, header::IF_MATCH);
@@ -33,7 +37,7 @@ pub(crate) fn evaluate(headers: &HeaderMap, row: &Row, reads: bool) -> Verdict {
         }
         None => {
             if let Some(date) = date(headers, header::IF_UNMODIFIED_SINCE)
-                && updated.is_none_or(|updated| date <= updated)
+                && updated.is_none_or(|updated| date < updated || (date == updated && !azure))
             {
                 return Verdict::Failed;
             }
@@ -43,7 +47,7 @@ pub(crate) fn evaluate(headers: &HeaderMap, row: &Row, reads: bool) -> Verdict {
         Some(tags) if tags.iter().any(|tag| tag.matches(version)) => stopped,
         Some(_) => Verdict::Holds { matched },
         None => match date(headers, header::IF_MODIFIED_SINCE) {
-            Some(date) if updated.is_none_or(|updated| date > updated) => stopped,
+            Some(date) if updated.is_none_or(|updated| date > updated || (date == updated && azure)) => stopped,
             _ => Verdict::Holds { matched },
         },
     }
@@ -132,8 +136,8 @@ mod tests {
             ("if-modified-since", later, Verdict::NotModified, Verdict::Failed),
         ] {
             let headers = HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())]);
-            assert_eq!(evaluate(&headers, &row, true), reading, "{name}: {value}");
-            assert_eq!(evaluate(&headers, &row, false), writing, "{name}: {value}");
+            assert_eq!(evaluate(&headers, &row, true, Dialect::Toolkit), reading, "{name}: {value}");
+            assert_eq!(evaluate(&headers, &row, false, Dialect::Toolkit), writing, "{name}: {value}");
         }
     }
 }

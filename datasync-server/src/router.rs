@@ -11,7 +11,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any, get, post},
 };
-use datasync_core::clock::{Clock, SystemClock};
+use datasync_core::{
+    clock::{Clock, SystemClock},
+    query::Dialect,
+};
 use serde_json::json;
 use tower_http::{
     CompressionLevel,
@@ -39,7 +42,13 @@ pub struct DatasyncService(());
 impl DatasyncService {
     /// Begins a service.
     pub fn builder() -> ServiceBuilder {
-        ServiceBuilder { tables: Vec::new(), clock: Arc::new(SystemClock), max_body: 1024 * 1024, extensions: true }
+        ServiceBuilder {
+            tables: Vec::new(),
+            clock: Arc::new(SystemClock),
+            max_body: 1024 * 1024,
+            extensions: true,
+            dialect: Dialect::Toolkit,
+        }
     }
 }
 
@@ -50,6 +59,7 @@ pub(crate) struct Table {
     pub(crate) repository: Arc<dyn Repository>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) extensions: bool,
+    pub(crate) dialect: Dialect,
 }
 
 /// The tables, each with its path from the root.
@@ -63,6 +73,7 @@ pub struct ServiceBuilder {
     clock: Arc<dyn Clock>,
     max_body: usize,
     extensions: bool,
+    dialect: Dialect,
 }
 
 impl ServiceBuilder {
@@ -91,6 +102,13 @@ impl ServiceBuilder {
         self
     }
 
+    /// Whose clients the service is for: the Toolkit's by default, which ours are like. For those of Azure Mobile Apps a
+    /// request must name its `ZUMO-API-VERSION`, 2.0 or 3.0; there is PATCH, also to undelete, and next links are whole URLs.
+    pub fn dialect(mut self, dialect: Dialect) -> ServiceBuilder {
+        self.dialect = dialect;
+        self
+    }
+
     /// The router. Paths are below the place where it is mounted.
     ///
     /// # Errors
@@ -108,8 +126,8 @@ impl ServiceBuilder {
             if tables.iter().any(|(known, _)| *known == path) {
                 return Err(ServiceConfigError(format!("two tables are at `{path}`")));
             }
-            let (clock, extensions) = (Arc::clone(&self.clock), self.extensions);
-            let table = Arc::new(Table { options, repository, clock, extensions });
+            let (clock, extensions, dialect) = (Arc::clone(&self.clock), self.extensions, self.dialect);
+            let table = Arc::new(Table { options, repository, clock, extensions, dialect });
             let routes = Router::new()
                 .route(&path, any(of_table))
                 .route(&format!("{path}/"), any(of_table))

@@ -118,7 +118,7 @@ fn each(answered: Answered<'_>, operations: &[PushOperation]) -> Vec<PushOutcome
 mod tests {
     use std::collections::BTreeMap;
 
-    use datasync_core::row::Body;
+    use datasync_core::{query::Dialect, row::Body};
     use serde_json::json;
     use url::Url;
     use uuid::Uuid;
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_batch_says_of_each_operation_what_it_says_alone() {
-        let endpoints = Endpoints::new(Url::parse("http://h/sub").unwrap(), BTreeMap::new());
+        let endpoints = Endpoints::new(Url::parse("http://h/sub").unwrap(), BTreeMap::new(), Dialect::Toolkit);
         let kinds = [OperationKind::Insert, OperationKind::Replace, OperationKind::Undelete, OperationKind::Delete];
         let operations: Vec<_> = kinds.into_iter().map(|kind| operation("a b", kind)).collect();
         let request = request(&endpoints, &operations).unwrap();

@@ -17,22 +17,23 @@ const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 /// In a path the separators of an id may stand as they are, which is how the originals send them.
 const ID: &AsciiSet = &VALUE.remove(b':');
 
-/// Where the tables are.
+/// Where the tables are, and whose services they belong to.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoints {
     base: Url,
     paths: BTreeMap<String, String>,
+    dialect: Dialect,
 }
 
 impl Endpoints {
-    pub(crate) fn new(mut base: Url, paths: BTreeMap<String, String>) -> Endpoints {
+    pub(crate) fn new(mut base: Url, paths: BTreeMap<String, String>, dialect: Dialect) -> Endpoints {
         if !base.path().ends_with('/') {
             let path = format!("{}/", base.path());
             base.set_path(&path);
         }
         base.set_query(None);
         base.set_fragment(None);
-        Endpoints { base, paths }
+        Endpoints { base, paths, dialect }
     }
 
     pub(crate) fn base(&self) -> &Url {
@@ -107,7 +108,7 @@ pub(crate) fn get(url: Url) -> HttpRequest {
 /// A page of changes in the order of the service's commits.
 pub(crate) fn delta(endpoints: &Endpoints, table: &str, query: &QueryDescription, token: &str) -> HttpRequest {
     let mut url = endpoints.table(table);
-    let text = query.to_query_string(Dialect::Toolkit);
+    let text = query.to_query_string(endpoints.dialect);
     url.set_query(Some(&format!("{text}&__delta={}", utf8_percent_encode(token, VALUE))));
     get(url)
 }
@@ -120,8 +121,8 @@ pub(crate) fn query(
 ) -> HttpRequest {
     let mut url = endpoints.table(table);
     let text = match include_deleted {
-        true => QueryDescription { include_deleted, ..query.clone() }.to_query_string(Dialect::Toolkit),
-        false => query.to_query_string(Dialect::Toolkit),
+        true => QueryDescription { include_deleted, ..query.clone() }.to_query_string(endpoints.dialect),
+        false => query.to_query_string(endpoints.dialect),
     };
     url.set_query((!text.is_empty()).then_some(text.as_str()));
     get(url)
@@ -140,6 +141,8 @@ pub(crate) fn change(endpoints: &Endpoints, operation: &PushOperation) -> Result
         OperationKind::Insert => request(Method::Post, endpoints.table(&operation.table)),
         OperationKind::Replace => request(Method::Put, row()),
         OperationKind::Delete => request(Method::Delete, row()),
+        // Azure's service refuses to replace a deleted row.
+        OperationKind::Undelete if endpoints.dialect == Dialect::Azure => request(Method::Patch, row()),
         OperationKind::Undelete => {
             let mut url = row();
             url.set_query(Some("__includedeleted=true"));
@@ -174,7 +177,11 @@ mod tests {
     use super::*;
 
     fn endpoints(base: &str) -> Endpoints {
-        Endpoints::new(Url::parse(base).unwrap(), BTreeMap::from([("odd".to_owned(), "api/odd/".to_owned())]))
+        Endpoints::new(
+            Url::parse(base).unwrap(),
+            BTreeMap::from([("odd".to_owned(), "api/odd/".to_owned())]),
+            Dialect::Toolkit,
+        )
     }
 
     #[test]

@@ -3,14 +3,17 @@
 use std::{borrow::Cow, fs, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use axum::{Router, http::HeaderMap};
+use axum::{Router, extract::Request, http::HeaderMap};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use datasync_core::{
-    query::Expr,
+    query::{Dialect, Expr},
     schema::{FieldKind, FieldSchema, Name, TableSchema},
 };
 use datasync_server::{AccessControl, DatasyncService, MemoryRepository, TableOperation, TableOptions};
 use serde_json::{Map, Value, json};
+use tower::ServiceExt;
+
+use crate::azure::{AzureMovies, is_rating};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -28,6 +31,15 @@ const MOVIE: &[FieldSchema] = &[
     FieldSchema::new("duration", FieldKind::I64, false),
     FieldSchema::new("rating", FieldKind::Enum(Cow::Borrowed(RATINGS)), false),
     FieldSchema::new("releaseDate", FieldKind::Date, false),
+    FieldSchema::new("bestPictureWinner", FieldKind::Bool, false),
+    FieldSchema::new("year", FieldKind::I64, false),
+];
+const AZURE_MOVIE: &[FieldSchema] = &[
+    FieldSchema::new("id", FieldKind::Text, false),
+    FieldSchema::new("title", FieldKind::Text, false),
+    FieldSchema::new("duration", FieldKind::I64, false),
+    FieldSchema::new("rating", FieldKind::Text, true),
+    FieldSchema::new("releaseDate", FieldKind::Timestamp, false),
     FieldSchema::new("bestPictureWinner", FieldKind::Bool, false),
     FieldSchema::new("year", FieldKind::I64, false),
 ];
@@ -132,20 +144,39 @@ impl Data {
         rows.into()
     }
 
-    /// The service without its reset.
+    /// The service without its reset: in Azure's dialect for who names a `ZUMO-API-VERSION`, in the Toolkit's for others.
     pub(crate) fn router(&self) -> Result<Router, Error> {
-        let mut builder = DatasyncService::builder();
+        let (mut toolkit, mut azure) = (DatasyncService::builder(), DatasyncService::builder().dialect(Dialect::Azure));
         for ((path, source), (_, rows)) in TABLES.iter().zip(&self.tables) {
-            builder = builder.table(options(path, *source), rows.clone());
+            toolkit = toolkit.table(options(path, *source, Dialect::Toolkit), rows.clone());
+            let options = options(path, *source, Dialect::Azure);
+            azure = match source {
+                Source::Movies | Source::SoftMovies => azure.table(options, AzureMovies(rows.clone())),
+                Source::KitchenSink | Source::DateTime => azure.table(options, rows.clone()),
+            };
         }
-        Ok(builder.build()?)
+        let (toolkit, azure) = (toolkit.build()?, azure.build()?);
+        Ok(Router::new().fallback(async move |request: Request| {
+            let router = if names_version(&request) { azure } else { toolkit };
+            router.oneshot(request).await
+        }))
     }
 }
 
-fn options(path: &str, source: Source) -> TableOptions {
+/// Whether a request names a version of Azure's protocol.
+fn names_version(request: &Request) -> bool {
+    let name = "zumo-api-version";
+    let parameters = request.uri().query().unwrap_or_default().split('&');
+    let named = |part: &str| part.split('=').next().is_some_and(|part| part.eq_ignore_ascii_case(name));
+    request.headers().contains_key(name) || parameters.into_iter().any(named)
+}
+
+fn options(path: &str, source: Source, dialect: Dialect) -> TableOptions {
+    let fields = if dialect == Dialect::Azure { AZURE_MOVIE } else { MOVIE };
     let options = match source {
         Source::Movies | Source::SoftMovies => {
-            TableOptions::new(TableSchema::new("movies", MOVIE, &[])).validate(valid)
+            let options = TableOptions::new(TableSchema::new("movies", fields, &[]));
+            options.validate(if dialect == Dialect::Azure { valid_for_azure } else { valid })
         }
         Source::KitchenSink => TableOptions::new(TableSchema::new("kitchensink", KITCHEN_SINK, &[])),
         Source::DateTime => TableOptions::new(TableSchema::new("datetime", DATE_TIME, &[])),
@@ -157,6 +188,14 @@ fn options(path: &str, source: Source) -> TableOptions {
         "tables/movies_legal" => options.access(RatedR).unauthorized_status(451),
         _ => options,
     }
+}
+
+fn valid_for_azure(movie: &Map<String, Value>) -> Vec<String> {
+    let mut messages = valid(movie);
+    if !movie.get("rating").is_none_or(is_rating) {
+        messages.push("The rating must be one of G, PG, PG-13, R and NC-17, or null.".to_owned());
+    }
+    messages
 }
 
 fn valid(movie: &Map<String, Value>) -> Vec<String> {
@@ -182,7 +221,7 @@ impl AccessControl for RatedR {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let principal = text("x-ms-client-principal");
         let decoded = BASE64_STANDARD.decode(&principal).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        let says = [principal, decoded.unwrap_or_default(), text("x-auth")].concat();
+        let says = [principal, decoded.unwrap_or_default()].concat();
         if says.contains("success") { "success".into() } else { "".into() }
     }
 

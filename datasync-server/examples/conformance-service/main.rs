@@ -1,5 +1,6 @@
 //! The test service of the reference, from memory: for the conformance cases, and for clients of the originals.
 
+mod azure;
 mod data;
 
 use std::{net::SocketAddr, path::PathBuf};

@@ -1,5 +1,6 @@
 //! The verbs, each in the order of the reference's checks: the first failure wins.
 
+mod azure;
 mod batch;
 mod delta;
 mod keys;
@@ -13,7 +14,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use datasync_core::query::{Evaluator, QueryDescription};
+use datasync_core::query::{Dialect, Evaluator, QueryDescription};
 use serde_json::{Map, Value};
 
 pub(crate) use batch::{MOST_OPERATIONS, batch};
@@ -38,18 +39,34 @@ pub(crate) struct Request {
 /// Answers a request to a table, or to the row `id` of it.
 pub(crate) async fn answer(request: &Request, method: &Method, id: Option<&str>) -> Response {
     let caller = request.table.options.access.caller(&request.headers);
+    let version = match request.is_azure().then(|| azure::version(request)).transpose() {
+        Ok(version) => version,
+        Err(refusal) => return refusal.into_response(),
+    };
     let answer = match (id, method.as_str()) {
-        (None, "GET") => read::query(request, &caller).await,
+        (None, "GET") => read::query(request, &caller, version).await,
         (None, "POST") => write::create(request, &caller).await,
         (Some(id), "GET") => read::read(request, &caller, id).await,
         (Some(id), "PUT") => write::replace(request, &caller, id).await,
+        (Some(id), "PATCH") if version.is_some() => azure::patch(request, &caller, id).await,
         (Some(id), "DELETE") => write::delete(request, &caller, id).await,
         _ => Err(Refusal::empty(StatusCode::METHOD_NOT_ALLOWED)),
     };
     answer.unwrap_or_else(IntoResponse::into_response)
 }
 
+/// The type of the request's body, in lower case and without parameters.
+fn content_type(request: &Request) -> String {
+    let kind = request.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
 impl Request {
+    /// Whether the table speaks the dialect of Azure Mobile Apps.
+    fn is_azure(&self) -> bool {
+        self.table.dialect == Dialect::Azure
+    }
+
     fn object(&self, row: &Row) -> Map<String, Value> {
         body::write(&self.table.options, row)
     }

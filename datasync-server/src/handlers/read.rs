@@ -7,7 +7,7 @@ use axum::{
 use datasync_core::query::{BinaryOp, Evaluator, Expr, QueryDescription};
 use serde_json::{Map, Value, json};
 
-use super::{Request, delta, entity};
+use super::{Request, azure, delta, entity};
 use crate::{
     access::TableOperation,
     error::{self, Refusal},
@@ -16,10 +16,13 @@ use crate::{
     repository::{RepositoryError, Row, RowQuery},
 };
 
-pub(crate) async fn query(request: &Request, caller: &str) -> Result<Response, Refusal> {
+pub(crate) async fn query(request: &Request, caller: &str, azure: Option<azure::Version>) -> Result<Response, Refusal> {
     request.authorize(caller, TableOperation::Query, None).await?;
     let options = &request.table.options;
-    let parameters = page::parameters(request.uri.query());
+    let mut parameters = page::parameters(request.uri.query());
+    if azure == Some(azure::Version::V2) {
+        parameters = azure::modern(parameters);
+    }
     let pairs = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let query = QueryDescription::from_options(pairs)?;
     if query.top.is_some_and(|top| top > options.max_top) {
@@ -35,13 +38,18 @@ pub(crate) async fn query(request: &Request, caller: &str) -> Result<Response, R
     if let Some(token) = delta::token(request, &parameters) {
         return delta::page(request, &query, seen, evaluator, limit, token).await;
     }
-    let include_deleted = !options.soft_delete || page::wants_deleted(&parameters);
+    let named = azure.is_some() && azure::option(request, "include:deleted");
+    let include_deleted = !options.soft_delete || named || page::wants_deleted(&parameters);
     let wanted = RowQuery { description: seen, evaluator, include_deleted, limit };
     let found = request.table.repository.query(wanted).await?;
     let items: Vec<Value> = found.rows.iter().map(|row| item(request, &query, row)).collect();
-    let mut next = page::next_link(&parameters, found.more, query.skip, query.top, items.len() as u64);
-    let as_path = request.headers.get("x-zumo-options").is_some_and(|value| value.as_bytes() == b"nextLink=path");
-    if as_path {
+    let returned = items.len() as u64;
+    if let Some(version) = azure {
+        let next = found.more.then(|| azure::next_link(request, query.skip, query.top, returned)).flatten();
+        return Ok(error::json(StatusCode::OK, &azure::envelope(version, items, found.total, next)));
+    }
+    let mut next = page::next_link(&parameters, found.more, query.skip, query.top, returned);
+    if azure::option(request, "nextlink=path") {
         next = next.map(|next| format!("{}?{next}", request.uri.path()));
     }
     Ok(error::json(StatusCode::OK, &json!({ "items": items, "count": found.total, "nextLink": next })))
@@ -73,11 +81,12 @@ pub(crate) async fn read(request: &Request, caller: &str, id: &str) -> Result<Re
         return Err(Refusal::empty(StatusCode::NOT_FOUND));
     }
     request.authorize(caller, TableOperation::Read, Some(&request.object(&row))).await?;
-    let include_deleted = page::wants_deleted(&page::parameters(request.uri.query()));
+    let named = request.is_azure() && azure::option(request, "include:deleted");
+    let include_deleted = named || page::wants_deleted(&page::parameters(request.uri.query()));
     if request.table.options.soft_delete && row.record.deleted && !include_deleted {
         return Err(Refusal::empty(StatusCode::GONE));
     }
-    Ok(match preconditions::evaluate(&request.headers, &row, true) {
+    Ok(match preconditions::evaluate(&request.headers, &row, true, request.table.dialect) {
         Verdict::Holds { .. } => entity(request, StatusCode::OK, &row),
         Verdict::NotModified => StatusCode::NOT_MODIFIED.into_response(),
         Verdict::Failed => entity(request, StatusCode::PRECONDITION_FAILED, &row),

@@ -12,7 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 use super::{
-    Request, entity,
+    Request, content_type, entity,
     keys::{look_up, replay},
 };
 use crate::{
@@ -31,20 +31,11 @@ const ID_IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 
 /// The body of a creation or replacement: of a JSON type, an object, and valid.
 fn sent(request: &Request) -> Result<Sent, Refusal> {
-    let kind = request.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let kind = content_type(request);
     if kind != "application/json" && !(kind.starts_with("application/") && kind.ends_with("+json")) {
         return Err(Refusal::empty(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
-    let options = &request.table.options;
-    let sent = body::read(options, &request.body);
-    let sent = sent.map_err(|reason| Refusal::because(StatusCode::BAD_REQUEST, reason))?;
-    let sent = sent.ok_or_else(|| Refusal::empty(StatusCode::BAD_REQUEST))?;
-    let messages = options.validate.as_ref().map_or_else(Vec::new, |validate| validate(&sent.fields));
-    if !messages.is_empty() {
-        return Err(Refusal::invalid(messages));
-    }
-    Ok(sent)
+    body::valid(&request.table.options, &request.body)
 }
 
 pub(crate) async fn create(request: &Request, caller: &str) -> Result<Response, Refusal> {
@@ -76,8 +67,10 @@ pub(crate) async fn create(request: &Request, caller: &str) -> Result<Response, 
             }
             Ok(response)
         }
-        // A row outside the caller's view is not shown, as in the reference.
-        WriteOutcome::Conflict(row) if !request.sees(caller, &row)? => Err(Refusal::empty(StatusCode::BAD_REQUEST)),
+        // A row outside the caller's view is not shown, as in the Toolkit's service; Azure's shows it.
+        WriteOutcome::Conflict(row) if !request.is_azure() && !request.sees(caller, &row)? => {
+            Err(Refusal::empty(StatusCode::BAD_REQUEST))
+        }
         WriteOutcome::Conflict(row) => Ok(entity(request, StatusCode::CONFLICT, &row)),
         WriteOutcome::Missing => Err(Refusal::empty(StatusCode::NOT_FOUND)),
         WriteOutcome::Replayed(effect) => replay(request, key.as_ref(), &effect),
@@ -90,7 +83,7 @@ fn location(request: &Request, id: &str) -> String {
     format!("{host}{}/{}", request.uri.path().trim_end_matches('/'), utf8_percent_encode(id, ID_IN_PATH))
 }
 
-async fn before_commit(
+pub(super) async fn before_commit(
     request: &Request,
     caller: &str,
     operation: TableOperation,
@@ -104,7 +97,7 @@ async fn after_commit(request: &Request, caller: &str, operation: TableOperation
     request.table.options.access.after_commit(caller, operation, &request.object(row)).await;
 }
 
-async fn commit(
+pub(super) async fn commit(
     request: &Request,
     id: &str,
     action: Action,
@@ -116,7 +109,7 @@ async fn commit(
 }
 
 /// What a change of a row has passed.
-enum Passed {
+pub(super) enum Passed {
     /// Every check: this is the row, the version that it then must have, and the key.
     Go { row: Row, expected: Option<String>, key: Option<Idempotency> },
     /// The change has its answer.
@@ -124,7 +117,7 @@ enum Passed {
 }
 
 /// Everything that a change of a row must pass.
-async fn existing(
+pub(super) async fn existing(
     request: &Request,
     caller: &str,
     (verb, operation): (&str, TableOperation),
@@ -150,7 +143,7 @@ async fn existing(
     if request.table.options.soft_delete && row.record.deleted && !revives {
         return Err(Refusal::empty(StatusCode::GONE));
     }
-    match preconditions::evaluate(&request.headers, &row, false) {
+    match preconditions::evaluate(&request.headers, &row, false, request.table.dialect) {
         Verdict::Holds { matched } => {
             let expected = row.record.version.clone().filter(|_| matched);
             Ok(Passed::Go { row, expected, key })
@@ -161,16 +154,22 @@ async fn existing(
     }
 }
 
-/// The answer to a change that was not made.
-fn not_done(
+/// The answer to what became of a change of a row.
+pub(super) async fn done(
     request: &Request,
+    caller: &str,
+    operation: TableOperation,
     outcome: WriteOutcome,
-    expected: bool,
     key: Option<&Idempotency>,
 ) -> Result<Response, Refusal> {
     match outcome {
-        WriteOutcome::Done(row) => Ok(entity(request, StatusCode::OK, &row)),
-        WriteOutcome::Conflict(row) if expected => Ok(entity(request, StatusCode::PRECONDITION_FAILED, &row)),
+        WriteOutcome::Done(row) => {
+            after_commit(request, caller, operation, &row).await;
+            Ok(entity(request, StatusCode::OK, &row))
+        }
+        WriteOutcome::Conflict(row) if request.headers.contains_key(header::IF_MATCH) => {
+            Ok(entity(request, StatusCode::PRECONDITION_FAILED, &row))
+        }
         WriteOutcome::Conflict(row) => Ok(entity(request, StatusCode::CONFLICT, &row)),
         WriteOutcome::Missing => Err(Refusal::empty(StatusCode::NOT_FOUND)),
         WriteOutcome::Replayed(effect) => replay(request, key, &effect),
@@ -182,18 +181,15 @@ pub(crate) async fn replace(request: &Request, caller: &str, id: &str) -> Result
     if sent.id != id {
         return Err(Refusal::empty(StatusCode::BAD_REQUEST));
     }
-    let revives = page::wants_deleted(&page::parameters(request.uri.query()));
+    let revives = !request.is_azure() && page::wants_deleted(&page::parameters(request.uri.query()));
     let (expected, key) = match existing(request, caller, ("PUT", TableOperation::Update), id, revives).await? {
         Passed::Go { expected, key, .. } => (expected, key),
         Passed::Answer(response) => return Ok(response),
     };
     before_commit(request, caller, TableOperation::Update, &mut sent.fields).await?;
     let action = Action::Replace(body::keep(id, sent.fields, sent.deleted));
-    let outcome = commit(request, id, action, expected.clone(), key.clone()).await?;
-    if let WriteOutcome::Done(row) = &outcome {
-        after_commit(request, caller, TableOperation::Update, row).await;
-    }
-    not_done(request, outcome, expected.is_some(), key.as_ref())
+    let outcome = commit(request, id, action, expected, key.clone()).await?;
+    done(request, caller, TableOperation::Update, outcome, key.as_ref()).await
 }
 
 pub(crate) async fn delete(request: &Request, caller: &str, id: &str) -> Result<Response, Refusal> {
@@ -205,18 +201,17 @@ pub(crate) async fn delete(request: &Request, caller: &str, id: &str) -> Result<
     let (operation, action, expected) = if soft {
         let mut fields = request.object(&row);
         fields.insert(DELETED.to_owned(), true.into());
-        before_commit(request, caller, TableOperation::Update, &mut fields).await?;
+        // The Toolkit calls a soft deletion an update where Azure calls it a deletion.
+        let operation = if request.is_azure() { TableOperation::Delete } else { TableOperation::Update };
+        before_commit(request, caller, operation, &mut fields).await?;
         // The row is written again as it was read: a change in between is a conflict, and not lost.
         let read = expected.or_else(|| row.record.version.clone());
-        (TableOperation::Update, Action::Replace(body::keep(id, fields, true)), read)
+        (operation, Action::Replace(body::keep(id, fields, true)), read)
     } else {
         (TableOperation::Delete, Action::Remove, expected)
     };
-    let outcome = commit(request, id, action, expected.clone(), key.clone()).await?;
-    if let WriteOutcome::Done(row) = &outcome {
-        after_commit(request, caller, operation, row).await;
-        return Ok(StatusCode::NO_CONTENT.into_response());
-    }
-    let conditional = request.headers.contains_key(header::IF_MATCH);
-    not_done(request, outcome, conditional, key.as_ref())
+    let outcome = commit(request, id, action, expected, key.clone()).await?;
+    let made = matches!(outcome, WriteOutcome::Done(_));
+    let response = done(request, caller, operation, outcome, key.as_ref()).await?;
+    Ok(if made { StatusCode::NO_CONTENT.into_response() } else { response })
 }
