@@ -1,6 +1,9 @@
 //! A store that fails on command.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use async_trait::async_trait;
 use datasync_core::{
@@ -33,17 +36,24 @@ pub struct FaultStore<S> {
     inner: S,
     faults: Faults<StoreCall>,
     clock: Arc<dyn Clock>,
+    records: Arc<AtomicUsize>,
 }
 
 impl<S: Store> FaultStore<S> {
     /// Wraps a store; the clock is for delays.
     pub fn new(inner: S, clock: impl Clock) -> FaultStore<S> {
-        FaultStore { inner, faults: Faults::default(), clock: Arc::new(clock) }
+        FaultStore { inner, faults: Faults::default(), clock: Arc::new(clock), records: Arc::default() }
     }
 
     /// The script.
     pub fn faults(&self) -> &Faults<StoreCall> {
         &self.faults
+    }
+
+    /// How many records scans have brought so far.
+    #[must_use]
+    pub fn records(&self) -> usize {
+        self.records.load(Ordering::SeqCst)
     }
 
     async fn call<T>(
@@ -77,7 +87,9 @@ impl<S: Store> Store for FaultStore<S> {
     }
 
     async fn scan(&self, request: &ScanRequest) -> Result<ScanPage, StoreError> {
-        self.call(StoreCall::Read, self.inner.scan(request)).await
+        let page = self.call(StoreCall::Read, self.inner.scan(request)).await?;
+        self.records.fetch_add(page.records.len(), Ordering::SeqCst);
+        Ok(page)
     }
 
     async fn operations(&self, request: &OperationsRequest) -> Result<Vec<QueuedOperation>, StoreError> {

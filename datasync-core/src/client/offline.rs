@@ -18,7 +18,7 @@ use crate::{
     },
     entity::{SyncEntity, Written, check_id},
     error::{Error, ErrorKind},
-    query::{Filter, Order, Query, QueryDescription},
+    query::{Access, Filter, Order, Query, QueryDescription, plan},
     report::{PullReport, PurgeReport, PushReport},
     row::{Body, DEFAULT_ACCOUNT, Record, RowKey},
     schema::{ID, SERVICE_OWNED},
@@ -367,6 +367,13 @@ impl<E: SyncEntity> OfflineQuery<E> {
     /// As [`to_vec`](OfflineQuery::to_vec).
     pub async fn count(self) -> Result<u64, Error> {
         search::count(&self.table.engine, &self.table.table, self.query.description()).await
+    }
+
+    /// Which way the query takes to its rows: an index or all of them, and whether they must be sorted. Its `Display` says
+    /// it in words.
+    #[must_use]
+    pub fn explain(&self) -> Access {
+        plan(self.query.description(), &self.table.table.schema)
     }
 
     async fn rows(self) -> Result<Rows<E>, Error> {

@@ -6,9 +6,9 @@ use crate::{
     client::invalid_query,
     engine::{Engine, table::Table},
     error::Error,
-    query::{Access, Evaluator, QueryDescription, SortKey, plan},
+    query::{Access, Evaluator, KeyRange, QueryDescription, SortKey, Sorted, plan},
     row::{DEFAULT_ACCOUNT, Record},
-    store::{Direction, ScanRequest},
+    store::ScanRequest,
 };
 
 /// How many records one read of the store brings.
@@ -23,21 +23,60 @@ pub struct Rows<T> {
     pub total: Option<u64>,
 }
 
-fn scan(table: &Table, access: Access) -> ScanRequest {
+fn scan(table: &Table, access: &Access, range: KeyRange) -> ScanRequest {
     ScanRequest {
         account: DEFAULT_ACCOUNT.into(),
         table: Arc::clone(&table.name),
-        index: access.index,
-        range: access.range,
-        direction: Direction::Forward,
+        index: access.index.clone(),
+        range,
+        direction: access.direction,
         after: None,
         limit: CHUNK,
     }
 }
 
 /// A row that the service has marked as deleted is shown to nobody who does not ask for it.
-fn wanted(query: &QueryDescription, record: &Record) -> bool {
+fn is_wanted(query: &QueryDescription, record: &Record) -> bool {
     query.include_deleted || !record.deleted
+}
+
+/// The rows found so far; no more of them are kept than are wanted, or a little more.
+struct Found {
+    rows: Vec<(SortKey, Arc<str>, Record)>,
+    sorted: Sorted,
+    /// How many rows are wanted, those that are skipped included.
+    wanted: usize,
+    total: u64,
+}
+
+impl Found {
+    fn push(&mut self, key: SortKey, id: Arc<str>, record: Record) {
+        self.total += 1;
+        if self.sorted == Sorted::Fully && self.rows.len() >= self.wanted {
+            return;
+        }
+        self.rows.push((key, id, record));
+        if self.sorted == Sorted::Not && self.rows.len() >= self.wanted.saturating_mul(2).saturating_add(CHUNK) {
+            self.cut();
+        }
+    }
+
+    /// Whether every row that comes later is behind those that are wanted.
+    fn is_enough(&self) -> bool {
+        match (self.sorted, self.wanted.checked_sub(1).and_then(|last| self.rows.get(last)), self.rows.last()) {
+            _ if self.wanted == 0 => true,
+            (Sorted::Fully, Some(_), _) => true,
+            (Sorted::Groups, Some(last), Some(newest)) => !newest.0.agrees(&last.0),
+            _ => false,
+        }
+    }
+
+    fn cut(&mut self) {
+        if self.sorted != Sorted::Fully {
+            self.rows.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        }
+        self.rows.truncate(self.wanted);
+    }
 }
 
 /// The records of a query in its order.
@@ -50,27 +89,34 @@ pub(crate) async fn search(
     let access = plan(query, &table.schema);
     let skip = usize::try_from(query.skip).unwrap_or(usize::MAX);
     let top = query.top.map_or(usize::MAX, |top| usize::try_from(top).unwrap_or(usize::MAX));
-    let enough = if access.ordered && !query.count { skip.saturating_add(top) } else { usize::MAX };
-    let ordered = access.ordered;
-    let mut request = scan(table, access);
-    let mut found: Vec<(SortKey, Arc<str>, Record)> = Vec::new();
-    while found.len() < enough {
-        let page = engine.store.scan(&request).await?;
-        for (id, record) in page.records.into_iter().filter(|(_, record)| wanted(query, record)) {
-            if let Some(key) = evaluator.evaluate(&id, &record).map_err(invalid_query)? {
-                found.push((key, id, record));
+    let wanted = skip.saturating_add(top);
+    let mut found = Found { rows: Vec::new(), sorted: access.sorted, wanted, total: 0 };
+    let enough = |found: &Found| !query.count && found.is_enough();
+    // Of the first rows no more are read than are wanted, and one that tells where they end.
+    let mut limit = if access.sorted == Sorted::Not { CHUNK } else { wanted.saturating_add(1).min(CHUNK) };
+    'ranges: for range in &access.ranges {
+        let mut request = scan(table, &access, range.clone());
+        loop {
+            if enough(&found) {
+                break 'ranges;
+            }
+            request.limit = limit;
+            limit = (limit * 2).min(CHUNK);
+            let page = engine.store.scan(&request).await?;
+            for (id, record) in page.records.into_iter().filter(|(_, record)| is_wanted(query, record)) {
+                if let Some(key) = evaluator.evaluate(&id, &record).map_err(invalid_query)? {
+                    found.push(key, id, record);
+                }
+            }
+            match page.next {
+                Some(cursor) => request.after = Some(cursor),
+                None => break,
             }
         }
-        match page.next {
-            Some(cursor) => request.after = Some(cursor),
-            None => break,
-        }
     }
-    let total = query.count.then_some(found.len() as u64);
-    if !ordered {
-        found.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-    }
-    let rows = found.into_iter().skip(skip).take(top).map(|(_, id, record)| (id, record)).collect();
+    found.cut();
+    let total = query.count.then_some(found.total);
+    let rows = found.rows.into_iter().skip(skip).map(|(_, id, record)| (id, record)).collect();
     Ok(Rows { rows, total })
 }
 
@@ -80,16 +126,19 @@ pub(crate) async fn count(engine: &Engine, table: &Table, query: &QueryDescripti
     let counted = QueryDescription { filter, count: true, include_deleted, ..QueryDescription::default() };
     let evaluator = Evaluator::new(&counted, &table.schema).map_err(invalid_query)?;
     let access = plan(&counted, &table.schema);
-    let mut request = scan(table, access);
     let mut total = 0;
-    loop {
-        let page = engine.store.scan(&request).await?;
-        for (id, record) in page.records.iter().filter(|(_, record)| wanted(query, record)) {
-            total += u64::from(evaluator.evaluate(id, record).map_err(invalid_query)?.is_some());
-        }
-        match page.next {
-            Some(cursor) => request.after = Some(cursor),
-            None => return Ok(total),
+    for range in &access.ranges {
+        let mut request = scan(table, &access, range.clone());
+        loop {
+            let page = engine.store.scan(&request).await?;
+            for (id, record) in page.records.iter().filter(|(_, record)| is_wanted(query, record)) {
+                total += u64::from(evaluator.evaluate(id, record).map_err(invalid_query)?.is_some());
+            }
+            match page.next {
+                Some(cursor) => request.after = Some(cursor),
+                None => break,
+            }
         }
     }
+    Ok(total)
 }

@@ -39,6 +39,14 @@ pub struct SortKey {
     id: Arc<str>,
 }
 
+impl SortKey {
+    /// Whether both rows agree in all keys of the query, whatever their ids.
+    #[must_use]
+    pub fn agrees(&self, other: &SortKey) -> bool {
+        self.keys.iter().zip(&other.keys).all(|((one, _), (other, _))| one.order(other) == Ordering::Equal)
+    }
+}
+
 impl Ord for SortKey {
     fn cmp(&self, other: &SortKey) -> Ordering {
         for ((one, descending), (other, _)) in self.keys.iter().zip(&other.keys) {

@@ -3,8 +3,9 @@
 use std::{borrow::Cow, collections::BinaryHeap, ops::Bound, sync::Arc};
 
 use datasync_core::{
-    query::{Evaluator, OrderBy, QueryError, SortKey, plan},
+    query::{Evaluator, KeyRange, QueryDescription, QueryError, SortKey, Sorted, plan},
     schema::{IndexSchema, Name, TableSchema, UPDATED_AT},
+    store::Direction,
 };
 use redb::{ReadOnlyTable, ReadTransaction, TableError};
 use uuid::Uuid;
@@ -107,44 +108,66 @@ pub(super) fn query(read: &ReadTransaction, names: &Names, query: &RowQuery) -> 
     let most = skip.saturating_add(query.limit).saturating_add(1);
     let mut first = First { query, most, kept: BinaryHeap::new(), total: 0 };
     let schema = TableSchema::new("rows", &[], STAMPS);
-    let access = plan(&query.description, &schema);
-    let by_stamp = query.description.order.first().is_some_and(ascending_stamp);
-    if is_empty(&access.range) {
-        return Ok(selection(first, skip));
-    }
+    // A page holds only the first rows, so that an index in the query's order is worth its while.
+    let first_rows = QueryDescription { top: Some(most as u64), ..query.description.clone() };
+    let access = plan(&first_rows, &schema);
     let Some(table) = open(read, &names.rows)? else { return Ok(selection(first, skip)) };
-    if access.index.is_some() || (by_stamp && access.range == (Bound::Unbounded, Bound::Unbounded)) {
-        let Some(stamps) = open(read, &names.stamps)? else { return Ok(selection(first, skip)) };
-        let mut full_at: Option<Vec<u8>> = None;
-        for entry in stamps.range::<&[u8]>(range(&access.range))? {
-            let (key, id) = entry?;
-            let stamp = key.value().get(..9).unwrap_or_default();
-            // Rows of one time come in any order: all of them are looked at.
-            if by_stamp && full_at.as_deref().is_some_and(|full_at| stamp > full_at) {
-                break;
-            }
-            let id = rows::id(id.value())?;
-            if let Some(row) = table.get(id.as_bytes())? {
-                first.offer(rows::row(&id, row.value())?)?;
-            }
-            if full_at.is_none() && first.enough() {
-                full_at = Some(stamp.to_vec());
-            }
-        }
-    } else {
-        for entry in table.range::<&[u8]>(range(&access.range))? {
-            if access.ordered && first.enough() {
-                break;
-            }
-            let (id, row) = entry?;
-            first.offer(rows::row(&rows::id(id.value())?, row.value())?)?;
+    let stamps = match access.index {
+        Some(_) => open(read, &names.stamps)?,
+        None => None,
+    };
+    let backward = access.direction == Direction::Backward;
+    let mut full_at: Option<Vec<u8>> = None;
+    'ranges: for range in access.ranges.iter().filter(|range| !is_empty(range)) {
+        let source = stamps.as_ref().unwrap_or(&table).range::<&[u8]>(as_slices(range))?;
+        let mut entries = Entries { source, backward };
+        while let Some(entry) = entries.next() {
+            let (key, value) = entry?;
+            let row = match &stamps {
+                None => {
+                    if access.sorted == Sorted::Fully && first.enough() {
+                        break 'ranges;
+                    }
+                    rows::row(&rows::id(key.value())?, value.value())?
+                }
+                Some(_) => {
+                    let stamp = key.value().get(..9).unwrap_or_default();
+                    // Rows of one time come in the order of their sequences, and not of their ids: all are looked at.
+                    if access.sorted != Sorted::Not && full_at.as_deref().is_some_and(|full_at| stamp != full_at) {
+                        break 'ranges;
+                    }
+                    let id = rows::id(value.value())?;
+                    let Some(row) = table.get(id.as_bytes())? else { continue };
+                    let row = rows::row(&id, row.value())?;
+                    first.offer(row)?;
+                    if full_at.is_none() && first.enough() {
+                        full_at = Some(stamp.to_vec());
+                    }
+                    continue;
+                }
+            };
+            first.offer(row)?;
         }
     }
     Ok(selection(first, skip))
 }
 
+/// The entries of a range, in one direction or the other.
+struct Entries<'r> {
+    source: redb::Range<'r, &'static [u8], &'static [u8]>,
+    backward: bool,
+}
+
+type Entry<'r> = (redb::AccessGuard<'r, &'static [u8]>, redb::AccessGuard<'r, &'static [u8]>);
+
+impl<'r> Entries<'r> {
+    fn next(&mut self) -> Option<Result<Entry<'r>, redb::StorageError>> {
+        if self.backward { self.source.next_back() } else { self.source.next() }
+    }
+}
+
 /// Conditions that contradict each other leave a range that redb would not take.
-fn is_empty(range: &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> bool {
+fn is_empty(range: &KeyRange) -> bool {
     match range {
         (Bound::Included(from), Bound::Included(to)) => from > to,
         (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
@@ -152,11 +175,7 @@ fn is_empty(range: &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> bool {
     }
 }
 
-fn ascending_stamp(key: &OrderBy) -> bool {
-    key.field.eq_ignore_ascii_case(UPDATED_AT) && !key.descending
-}
-
-fn range((from, to): &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> (Bound<&[u8]>, Bound<&[u8]>) {
+fn as_slices((from, to): &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice))
 }
 
