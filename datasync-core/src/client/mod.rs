@@ -8,6 +8,7 @@ mod pending;
 mod purge;
 mod remote;
 mod search;
+mod watch;
 
 use std::{fmt, sync::Arc};
 

@@ -2,11 +2,14 @@
 
 use std::{fmt, marker::PhantomData, sync::Arc};
 
+use futures::stream::BoxStream;
+
 use crate::{
     client::{
         codec,
         purge::{self, PurgeOptions},
         search::{self, Rows},
+        watch,
     },
     clock::ordered_id,
     engine::{
@@ -374,6 +377,27 @@ impl<E: SyncEntity> OfflineQuery<E> {
     #[must_use]
     pub fn explain(&self) -> Access {
         plan(self.query.description(), &self.table.table.schema)
+    }
+
+    /// A stream of results: the rows now, then again after each commit that changes them, whoever made it: a local write, a
+    /// push or a pull. A commit that does not concern the query wakes nobody, and of several commits in a row only the last
+    /// result may be seen. The stream does not end, unless the query does not fit the table;
+    /// dropping it is all there is to do.
+    ///
+    /// An item is an error as for [`to_vec`](OfflineQuery::to_vec); the next commit that concerns the query tries again.
+    ///
+    /// ```
+    /// # use datasync_core::{client::OfflineTable, entity::SyncEntity};
+    /// # use futures::StreamExt;
+    /// # async fn example<E: SyncEntity>(todos: &OfflineTable<E>) {
+    /// let mut results = todos.query().top(20).watch();
+    /// while let Some(Ok(rows)) = results.next().await {
+    ///     println!("{} rows", rows.len());
+    /// }
+    /// # }
+    /// ```
+    pub fn watch(self) -> BoxStream<'static, Result<Vec<E>, Error>> {
+        watch::watch(self.table.engine, self.table.table, self.query.into_description())
     }
 
     async fn rows(self) -> Result<Rows<E>, Error> {

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::{
     clock::{Clock, ordered_id, random_key},
-    engine::table::Tables,
+    engine::{table::Tables, watch::Watchers},
     error::{Error, ErrorKind},
     query::index_keys,
     row::{Row, RowKey, SettledLoser},
@@ -217,6 +217,7 @@ pub(crate) struct Committer {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     tables: Arc<Tables>,
+    watchers: Arc<Watchers>,
     state: Mutex<State>,
 }
 
@@ -228,7 +229,12 @@ impl fmt::Debug for Committer {
 
 impl Committer {
     pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, tables: Arc<Tables>) -> Committer {
-        Committer { store, clock, tables, state: Mutex::default() }
+        Committer { store, clock, tables, watchers: Arc::default(), state: Mutex::default() }
+    }
+
+    /// Who waits for rows to change.
+    pub(crate) fn watchers(&self) -> &Watchers {
+        &self.watchers
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -279,8 +285,13 @@ impl Committer {
         }
         let members = state.pending.drain(..taken).collect();
         let head = state.head;
-        let work = run(Arc::clone(&self.store), Arc::clone(&self.clock), Arc::clone(&self.tables), members, head);
-        let group = work.boxed().shared();
+        let engine = Engine {
+            store: Arc::clone(&self.store),
+            clock: Arc::clone(&self.clock),
+            tables: Arc::clone(&self.tables),
+            watchers: Arc::clone(&self.watchers),
+        };
+        let group = run(engine, members, head).boxed().shared();
         state.running = Some(group.clone());
         group
     }
@@ -298,16 +309,18 @@ fn lost() -> Error {
     Error::new(ErrorKind::Store, "the commit ended without an answer")
 }
 
-/// Runs one group; returns the head that it leaves, if that is known.
-async fn run(
+/// What a group works with.
+struct Engine {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     tables: Arc<Tables>,
-    mut members: Vec<Box<dyn Member>>,
-    head: Option<Head>,
-) -> Option<Head> {
+    watchers: Arc<Watchers>,
+}
+
+/// Runs one group; returns the head that it leaves, if that is known.
+async fn run(engine: Engine, mut members: Vec<Box<dyn Member>>, head: Option<Head>) -> Option<Head> {
     members.retain(|member| member.wanted());
-    match attempt(&*store, &*clock, &tables, &mut members, head).await {
+    match attempt(&engine, &mut members, head).await {
         Ok(head) => {
             members.into_iter().for_each(|member| member.finish(None));
             Some(head)
@@ -319,13 +332,8 @@ async fn run(
     }
 }
 
-async fn attempt(
-    store: &dyn Store,
-    clock: &dyn Clock,
-    tables: &Tables,
-    members: &mut [Box<dyn Member>],
-    mut head: Option<Head>,
-) -> Result<Head, Error> {
+async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Option<Head>) -> Result<Head, Error> {
+    let (store, clock) = (&*engine.store, &*engine.clock);
     for _ in 0..MAX_ROUNDS {
         let known = match head {
             Some(head) => head,
@@ -346,9 +354,13 @@ async fn attempt(
             return Ok(known);
         }
         let next = Head { number: known.number + 1, id: random_key(clock), last_place: group.last_place, ..known };
-        if commit(store, tables, &group, next).await? {
+        let under_way = engine.watchers.commit();
+        if commit(store, &engine.tables, &group, next).await? {
+            let before = |key: &RowKey| snapshot.rows.get(key).and_then(Option::as_ref);
+            under_way.made(group.rows.iter().map(|(key, after)| (key, before(key), after.as_ref())));
             return Ok(next);
         }
+        under_way.failed();
         head = None;
     }
     Err(StoreError::new(StoreErrorKind::Superseded, "others write to the same store all the time").into())

@@ -13,6 +13,7 @@ pub(crate) mod page;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod table;
+pub(crate) mod watch;
 pub(crate) mod wave;
 
 use std::{

@@ -1,0 +1,69 @@
+//! Live queries.
+
+use std::sync::Arc;
+
+use futures::{
+    StreamExt,
+    stream::{BoxStream, unfold},
+};
+
+use crate::{
+    client::{codec, invalid_query, search},
+    engine::{Engine, table::Table, watch::Watcher},
+    entity::SyncEntity,
+    error::Error,
+    query::{Evaluator, QueryDescription},
+    row::Record,
+};
+
+/// The records of a result.
+type Records = Vec<(Arc<str>, Record)>;
+
+struct Live {
+    engine: Arc<Engine>,
+    table: Arc<Table>,
+    query: QueryDescription,
+    /// `None` before the first result.
+    watcher: Option<Arc<Watcher>>,
+    last: Option<Records>,
+}
+
+impl Live {
+    async fn next(&mut self) -> Result<Records, Error> {
+        loop {
+            match &self.watcher {
+                Some(watcher) => watcher.changed().await,
+                None => {
+                    let evaluator = Evaluator::new(&self.query, &self.table.schema).map_err(invalid_query)?;
+                    // From before the first look on, so that no change is between them.
+                    self.watcher = Some(self.engine.committer.watchers().add(Arc::clone(&self.table.name), evaluator));
+                }
+            }
+            let found = search::search(&self.engine, &self.table, &self.query).await?.rows;
+            if self.last.as_ref() != Some(&found) {
+                self.last = Some(found.clone());
+                return Ok(found);
+            }
+        }
+    }
+}
+
+/// The results of a query, now and after each commit that changes them.
+pub(crate) fn watch<E: SyncEntity>(
+    engine: Arc<Engine>,
+    table: Arc<Table>,
+    query: QueryDescription,
+) -> BoxStream<'static, Result<Vec<E>, Error>> {
+    let live = Live { engine, table, query, watcher: None, last: None };
+    unfold(Some(live), |live| async {
+        let mut live = live?;
+        let decode = |(id, record): &(Arc<str>, Record)| codec::decode(id, record);
+        match live.next().await {
+            Ok(found) => Some((found.iter().map(decode).collect(), Some(live))),
+            // A query that does not fit the table never will.
+            Err(error) if live.watcher.is_none() => Some((Err(error), None)),
+            Err(error) => Some((Err(error), Some(live))),
+        }
+    })
+    .boxed()
+}
