@@ -1,11 +1,17 @@
 //! The example `todo` as a person uses it: without a network, with one, and after a kill.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+#![allow(clippy::disallowed_methods, reason = "kills are spread over the time that a command takes")]
 
 use std::{
+    collections::HashSet,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    time::Instant,
 };
+
+/// How often a command is killed.
+const KILLS: u32 = 40;
 
 /// The example lies beside the folder of the tests.
 fn program() -> PathBuf {
@@ -107,7 +113,7 @@ fn what_is_wrong_is_named_and_changes_nothing() {
     assert_eq!(todo(folder, &["ls"]).lines().count(), 1, "an unknown name is found before any is removed");
     todo(folder, &["add", "two"]);
     assert!(fails(folder, &["done", ""]).contains("may be any of"));
-    assert!(fails(folder, &["conflicts", "resolve", "1", "keep"]).contains("no number 1"));
+    assert!(fails(folder, &["conflicts", "resolve", "1", "keep"]).contains("no conflict 1"));
     assert_eq!(run(folder, &["add"]).status.code(), Some(2));
     assert_eq!(run(folder, &["add", "x", "--due", "tomorrow"]).status.code(), Some(2));
     for (text, word) in [
@@ -143,7 +149,7 @@ fn two_devices_and_a_service_agree_and_conflicts_wait_for_a_person() {
     todo(&laptop, &["edit", first_word(&milk), "goat", "milk"]);
     todo(&phone, &["edit", first_word(&milk), "oat", "milk"]);
     todo(&laptop, &["sync"]);
-    assert!(todo(&phone, &["sync"]).contains("1 conflicts wait for you"));
+    assert!(todo(&phone, &["sync"]).contains("1 conflict waits for you"));
     let shown = todo(&phone, &["conflicts"]);
     for line in ["1. was:    milk", "mine:   oat milk", "theirs: goat milk"] {
         assert!(shown.contains(line), "{shown}");
@@ -156,7 +162,7 @@ fn two_devices_and_a_service_agree_and_conflicts_wait_for_a_person() {
     drop(service);
     todo(&phone, &["add", "on the train"]);
     let error = fails(&phone, &["sync"]);
-    assert!(error.contains("1 changes wait here, nothing is lost"), "{error}");
+    assert!(error.contains("1 change waits here, nothing is lost"), "{error}");
     let service = Service::start(&home);
     configure(&phone, &service.address, "park");
     assert!(todo(&phone, &["sync"]).starts_with("1 sent"), "the service has kept its data through a kill");
@@ -165,22 +171,82 @@ fn two_devices_and_a_service_agree_and_conflicts_wait_for_a_person() {
     assert_eq!(todo(&laptop, &["ls", "--all"]), todo(&phone, &["ls", "--all"]));
 }
 
+/// Runs a command again and again and kills it at moments spread over half as long again as it takes undisturbed: what
+/// those said that came to speak. Some are killed and some come to their end, however slow the machine is.
+fn killed_at_any_moment(folder: &Path, arguments: impl Fn(u32) -> Vec<String>) -> Vec<String> {
+    let prepare = |turn| {
+        let arguments = arguments(turn);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut command = command(folder, &arguments);
+        command.stdout(Stdio::piped());
+        command
+    };
+    // The first has a file to make.
+    let lasted = [0, 1].map(|turn| {
+        let mut command = prepare(turn);
+        let begun = Instant::now();
+        assert!(command.output().unwrap().status.success());
+        begun.elapsed()
+    });
+    let step = lasted[1] * 3 / 2 / KILLS;
+    let (mut killed, mut told) = (0, Vec::new());
+    for turn in 0.. {
+        if turn >= KILLS && !told.is_empty() {
+            break;
+        }
+        assert!(turn < 10 * KILLS, "none came to its end");
+        let mut running = prepare(turn + 2).spawn().unwrap();
+        std::thread::sleep(step * turn);
+        running.kill().unwrap();
+        let Output { status, stdout, .. } = running.wait_with_output().unwrap();
+        killed += u32::from(!status.success());
+        told.extend((!stdout.is_empty()).then(|| String::from_utf8(stdout).unwrap()));
+    }
+    println!("{killed} killed, {} told, {step:?} apart", told.len());
+    assert!(killed > 0);
+    told
+}
+
+/// The texts of a list, without their short names.
+fn texts(list: &str) -> Vec<&str> {
+    list.lines().map(|line| line.split_once(' ').unwrap().1).collect()
+}
+
 #[test]
 fn after_a_kill_the_next_command_works() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let mut added = 0;
-    for turn in 0..40_u64 {
-        let mut running = command(folder, &["add", &format!("number {turn}")]).stdout(Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_micros(turn * 250));
-        running.kill().unwrap();
-        let said = running.wait_with_output().unwrap().stdout;
-        added += usize::from(!said.is_empty());
-    }
+    let told = killed_at_any_moment(folder, |turn| ["add".to_owned(), format!("number {turn}")].into());
     let listed = todo(folder, &["ls"]);
-    let rows = listed.lines().filter(|line| line.contains("number")).count();
-    assert!(rows >= added, "{rows} of {added} that were told");
-    assert!(todo(folder, &["status"]).contains(&format!("{rows} changes wait")), "each row with its change");
+    let rows = texts(&listed);
+    assert!(told.iter().all(|line| rows.contains(&texts(line)[0])), "what was told is there: {told:?} of {rows:?}");
+    assert_eq!(rows.iter().collect::<HashSet<_>>().len(), rows.len(), "none is there twice");
+    let waiting = format!("{} changes wait", rows.len());
+    assert!(todo(folder, &["status"]).contains(&waiting), "each row with its change: {waiting}");
+}
+
+#[test]
+fn after_a_kill_in_a_sync_the_next_sync_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let [phone, laptop, home] = ["phone", "laptop", "home"].map(|name| folder.path().join(name));
+    let service = Service::start(&home);
+    configure(&phone, &service.address, "park");
+    configure(&laptop, &service.address, "park");
+    killed_at_any_moment(&phone, |turn| {
+        todo(&phone, &["add", &format!("phone {turn}")]);
+        todo(&laptop, &["add", &format!("laptop {turn}")]);
+        todo(&laptop, &["sync"]);
+        ["sync".to_owned()].into()
+    });
+    todo(&phone, &["sync"]);
+    todo(&laptop, &["sync"]);
+    let listed = todo(&phone, &["ls"]);
+    assert_eq!(todo(&laptop, &["ls"]), listed);
+    let rows = texts(&listed);
+    let unique: HashSet<_> = rows.iter().collect();
+    assert!(rows.len() == unique.len() && rows.len() >= 2 * KILLS as usize, "{rows:?}");
+    let status = todo(&phone, &["status"]);
+    assert!(status.contains("Nothing waits"), "{status}");
 }
 
 #[test]

@@ -115,8 +115,8 @@ impl App<'_> {
             let waiting = self.client.pending().await.map_or(0, |pending| pending.len());
             match error.kind() {
                 ErrorKind::Unreachable => {
-                    format!("{service} cannot be reached ({error}): {waiting} changes wait here, nothing is lost")
-                        .into()
+                    let waiting = show::count(waiting, "change", "wait");
+                    format!("{service} cannot be reached ({error}): {waiting} here, nothing is lost").into()
                 }
                 _ => format!("{service}: {error}").into(),
             }
@@ -142,10 +142,12 @@ impl App<'_> {
         let open = rows.iter().filter(|todo| !todo.done).count();
         let service = self.config.service.as_deref().unwrap_or("none (`todo sync` says how to name one)");
         let mut text = format!("{open} open, {} done. Service: {service}\n", rows.len() - open);
-        text += &show::pending(&self.client.pending().await?, &rows);
+        let pending = self.client.pending().await?;
+        text += if pending.is_empty() { "Nothing waits to be sent.\n" } else { "" };
+        text += &show::pending(&pending, &rows);
         let losers = self.client.settled_losers().await?.len();
         if losers > 0 {
-            text += &format!("{losers} versions that lost a conflict are kept.\n");
+            text += &format!("Kept, though they lost a conflict: {losers}.\n");
         }
         Ok(text)
     }
@@ -153,8 +155,7 @@ impl App<'_> {
     async fn resolve(&self, number: usize, side: Choice) -> Result<String, Failure> {
         let conflicts = self.client.conflicts().await?;
         let conflict = number.checked_sub(1).and_then(|place| conflicts.get(place));
-        let conflict =
-            conflict.ok_or_else(|| format!("there are {} conflicts, and no number {number}", conflicts.len()))?;
+        let conflict = conflict.ok_or_else(|| format!("there is no conflict {number}: `todo conflicts` lists them"))?;
         let resolution = match side {
             Choice::Keep => Resolution::Keep,
             Choice::Take => Resolution::Take,

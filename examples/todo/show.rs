@@ -20,17 +20,25 @@ pub(crate) fn list(shown: &[&Todo], all: &[Todo]) -> String {
     }
 }
 
+/// So many things and what they do: `1 change waits`, `2 changes wait`.
+pub(crate) fn count(number: usize, thing: &str, does: &str) -> String {
+    match number {
+        1 => format!("1 {thing} {does}s"),
+        _ => format!("{number} {thing}s {does}"),
+    }
+}
+
 /// What waits to be sent, and why it still does.
 pub(crate) fn pending(changes: &[PendingChange], all: &[Todo]) -> String {
-    let count = |wanted: fn(&PendingState) -> bool| changes.iter().filter(|change| wanted(&change.state)).count();
-    let ready = count(|state| matches!(state, PendingState::Ready | PendingState::Waiting(_)));
-    let conflicts = count(|state| matches!(state, PendingState::Conflict(_)));
+    let number = |wanted: fn(&PendingState) -> bool| changes.iter().filter(|change| wanted(&change.state)).count();
+    let ready = number(|state| matches!(state, PendingState::Ready | PendingState::Waiting(_)));
+    let conflicts = number(|state| matches!(state, PendingState::Conflict(_)));
     let mut text = String::new();
     if ready > 0 {
-        text += &format!("{ready} changes wait for the next sync.\n");
+        text += &format!("{} for the next sync.\n", count(ready, "change", "wait"));
     }
     if conflicts > 0 {
-        text += &format!("{conflicts} conflicts wait for you: `todo conflicts`.\n");
+        text += &format!("{} for you: `todo conflicts`.\n", count(conflicts, "conflict", "wait"));
     }
     for change in changes {
         if let PendingState::Parked(reason) = &change.state {
