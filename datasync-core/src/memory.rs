@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::{
     row::{Row, RowKey, SettledLoser},
     store::{
-        Cursor, DeltaToken, Direction, Head, KeyBytes, OperationsRequest, QueuedOperation, RowWrite, ScanPage,
-        ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
+        Clear, Cursor, DeltaToken, Direction, Head, KeyBytes, LinkedRequest, Note, OperationsRequest, QueuedOperation,
+        RowWrite, ScanPage, ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
     },
 };
 
@@ -32,6 +32,7 @@ struct State {
     indexes: BTreeMap<IndexName, BTreeSet<Entry>>,
     queue: BTreeMap<u64, RowKey>,
     tokens: BTreeMap<ScopeKey, DeltaToken>,
+    notes: BTreeMap<Arc<str>, Note>,
     losers: BTreeMap<Uuid, SettledLoser>,
     indexed: BTreeMap<Arc<str>, Vec<Arc<str>>>,
     closed: bool,
@@ -76,6 +77,14 @@ impl State {
                 entries.remove(&(index_key, Arc::clone(&key.id)));
             }
         }
+    }
+
+    fn clear(&mut self, clear: &Clear) {
+        self.rows.retain(|key, _| !clear.includes(&key.account, &key.table));
+        self.queue.retain(|_, key| !clear.includes(&key.account, &key.table));
+        self.indexes.retain(|(account, table, _), _| !clear.includes(account, table));
+        self.tokens.retain(|scope, _| !clear.includes(&scope.account, &scope.table));
+        self.losers.retain(|_, loser| !clear.includes(&loser.key.account, &loser.key.table));
     }
 
     fn put(&mut self, key: RowKey, row: Row, index_keys: Vec<(Arc<str>, KeyBytes)>) {
@@ -193,17 +202,18 @@ impl Store for MemoryStore {
             None => state.scan_ids(request),
             Some(index) => state.scan_index(request, index),
         };
-        let more = entries.len() > request.limit;
+        let row_key = |id: &Arc<str>| RowKey {
+            account: Arc::clone(&request.account),
+            table: Arc::clone(&request.table),
+            id: Arc::clone(id),
+        };
+        let record = |id: &Arc<str>| state.rows.get(&row_key(id)).and_then(|stored| stored.row.record.clone());
+        let found = entries.into_iter().filter_map(|(key, id)| record(&id).map(|record| (key, id, record)));
+        let found: Vec<_> = found.take(request.limit.saturating_add(1)).collect();
+        let more = found.len() > request.limit;
         let mut page = ScanPage::default();
-        for (key, id) in entries.into_iter().take(request.limit) {
-            let row = RowKey {
-                account: Arc::clone(&request.account),
-                table: Arc::clone(&request.table),
-                id: Arc::clone(&id),
-            };
-            if let Some(record) = state.rows.get(&row).and_then(|stored| stored.row.record.clone()) {
-                page.records.push((Arc::clone(&id), record));
-            }
+        for (key, id, record) in found.into_iter().take(request.limit) {
+            page.records.push((Arc::clone(&id), record));
             page.next = more.then_some(Cursor { key, id });
         }
         Ok(page)
@@ -238,6 +248,39 @@ impl Store for MemoryStore {
         Ok(state.tokens.keys().filter(of_table).cloned().collect())
     }
 
+    async fn linked(&self, request: &LinkedRequest) -> Result<Vec<Arc<str>>, StoreError> {
+        let state = self.state()?;
+        let name = (Arc::clone(&request.account), Arc::clone(&request.table), Arc::clone(&request.index));
+        let Some(entries) = state.indexes.get(&name) else { return Ok(Vec::new()) };
+        let start = match &request.after {
+            Some(after) => Bound::Excluded((request.key.clone(), Arc::clone(after))),
+            None => Bound::Included((request.key.clone(), Arc::from(""))),
+        };
+        let of_key = entries.range((start, Bound::Unbounded)).take_while(|(key, _)| *key == request.key);
+        Ok(of_key.take(request.limit).map(|(_, id)| Arc::clone(id)).collect())
+    }
+
+    async fn notes(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Note>>, StoreError> {
+        let state = self.state()?;
+        Ok(keys.iter().map(|key| state.notes.get(key).cloned()).collect())
+    }
+
+    async fn list_notes(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Arc<str>, Note)>, StoreError> {
+        let state = self.state()?;
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let notes = state.notes.range::<str, _>((start, Bound::Unbounded));
+        let notes = notes.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
+        Ok(notes.map(|(key, note)| (Arc::clone(key), note.clone())).collect())
+    }
+
     async fn losers(&self, account: &str, after: Option<Uuid>, limit: usize) -> Result<Vec<SettledLoser>, StoreError> {
         let state = self.state()?;
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -251,6 +294,7 @@ impl Store for MemoryStore {
             let message = format!("commit {} was wanted, but {} is next", batch.number, state.head.number + 1);
             return Err(StoreError::new(StoreErrorKind::Superseded, message));
         }
+        batch.clear.iter().for_each(|clear| state.clear(clear));
         let mut keys = HashSet::new();
         for write in batch.rows {
             let key = match &write {
@@ -266,6 +310,12 @@ impl Store for MemoryStore {
             match token {
                 Some(token) => state.tokens.insert(scope, token),
                 None => state.tokens.remove(&scope),
+            };
+        }
+        for (key, note) in batch.notes {
+            match note {
+                Some(note) => state.notes.insert(key, note),
+                None => state.notes.remove(&key),
             };
         }
         for id in batch.remove_losers {

@@ -89,8 +89,15 @@ pub struct Row {
     pub tombstone: Option<Tombstone>,
     /// The scopes that hold the row.
     pub scopes: Vec<Arc<str>>,
+    /// Whether the last scope that held the row has let it go: then it leaves with its last queued operation.
+    pub left: bool,
     /// Grows with every change of the row in this store.
     pub revision: u64,
+    /// The version of the table's schema that record, base, seen and the copy of a conflict follow.
+    pub schema: u32,
+    /// The record as an older release of the app left it, if it could not be migrated. The row then has no record and is
+    /// not sent.
+    pub quarantine: Option<Quarantine>,
     /// The queued operations in the order of their sending; two at most, and then the first is in doubt.
     pub operations: Vec<Operation>,
 }
@@ -99,8 +106,17 @@ impl Row {
     /// Whether nothing is left that a store must keep.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.record.is_none() && self.tombstone.is_none() && self.operations.is_empty()
+        self.record.is_none() && self.tombstone.is_none() && self.operations.is_empty() && self.quarantine.is_none()
     }
+}
+
+/// What could not be migrated, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantine {
+    /// The record as it was; `None` if the row had none.
+    pub record: Option<Record>,
+    /// What the migration said.
+    pub reason: String,
 }
 
 /// The trace of a deletion that this device has pushed.
@@ -131,6 +147,10 @@ pub struct Operation {
     pub frozen: Option<Body>,
     /// The fingerprint of the schema that the bytes follow.
     pub fingerprint: u64,
+    /// The version of the schema that the bytes follow.
+    pub schema: u32,
+    /// When the app last changed it, in the service's time as far as it was known; `None` if it was not.
+    pub edited: Option<Timestamp>,
     /// How many attempts have ended without a final answer.
     pub attempts: u32,
     /// How many times a policy has sent it again after a conflict.
@@ -220,6 +240,12 @@ pub enum ParkReason {
     Refused,
     /// The attempts failed too often while the service answered others.
     Exhausted,
+    /// The row that it belongs to is gone.
+    ParentGone,
+    /// Its row belongs to itself by way of others, so that none of them can go first.
+    Cycle,
+    /// The row could not be migrated to the schema of this release.
+    Quarantined,
 }
 
 /// The service's side of a conflict.
@@ -251,7 +277,7 @@ impl ServiceCopy {
     }
 }
 
-/// A body that lost in a conflict which a policy settled; kept until somebody removes it.
+/// A body that lost to another one, or with its row; kept until somebody removes it or its age has passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettledLoser {
     /// Its own id; ids grow with time.
@@ -264,8 +290,21 @@ pub struct SettledLoser {
     pub body: Body,
     /// The version that the body belonged to.
     pub version: Option<String>,
-    /// When the conflict was settled.
+    /// When it lost.
     pub at: Timestamp,
+    /// The version of the table's schema that the body follows.
+    pub schema: u32,
+    /// How it lost.
+    pub cause: LoserCause,
+}
+
+/// How a body became a settled loser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LoserCause {
+    /// A policy or resolver settled a conflict for the other side.
+    Conflict,
+    /// The service was restored from a backup, and no longer has the row.
+    Vanished,
 }
 
 /// A side of a conflict.

@@ -18,7 +18,8 @@ use crate::row::{Operation, Record, Row, RowKey, SettledLoser};
 /// - If the future of `commit` is dropped, the batch happens as a whole or not at all, perhaps later. If the outcome
 ///   was lost the error is [`StoreErrorKind::OutcomeUnknown`].
 /// - Reads see every commit that returned before they began, and never a part of a batch.
-/// - Bodies are opaque bytes. Index keys come ready-made with each row, and their order is the order of their bytes.
+/// - Bodies and notes are opaque bytes. Index keys come ready-made with each row, and their order is the order of their
+///   bytes. An index may have several entries of one row, and entries of rows without a record.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Makes the tables and their indexes known. May be called again with more.
@@ -48,6 +49,20 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// All scopes of a table that have a token.
     async fn scopes(&self, account: &str, table: &str) -> Result<Vec<ScopeKey>, StoreError>;
+
+    /// The ids of rows that have an entry with exactly this key in an index, in order; of those without a record too.
+    async fn linked(&self, request: &LinkedRequest) -> Result<Vec<Arc<str>>, StoreError>;
+
+    /// The notes under these keys, in the same order.
+    async fn notes(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Note>>, StoreError>;
+
+    /// Notes whose keys begin with `prefix` and are greater than `after`, in the order of their keys.
+    async fn list_notes(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Arc<str>, Note)>, StoreError>;
 
     /// Settled losers with an id greater than `after`, in the order of their ids.
     async fn losers(&self, account: &str, after: Option<Uuid>, limit: usize) -> Result<Vec<SettledLoser>, StoreError>;
@@ -173,6 +188,33 @@ pub struct QueuedOperation {
     pub operation: Operation,
 }
 
+/// Which rows point to something.
+#[derive(Clone, Debug)]
+pub struct LinkedRequest {
+    /// The account.
+    pub account: Arc<str>,
+    /// The table.
+    pub table: Arc<str>,
+    /// The index, by the text of [`TableSpec::indexes`].
+    pub index: Arc<str>,
+    /// The key of the entries.
+    pub key: KeyBytes,
+    /// Only ids greater than this.
+    pub after: Option<Arc<str>>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// Something that the engine remembers besides rows. To a store it is bytes; its `Debug` output never shows them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Note(pub Vec<u8>);
+
+impl fmt::Debug for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Note({} bytes)", self.0.len())
+    }
+}
+
 /// What one commit changes.
 #[derive(Clone, Debug, Default)]
 pub struct WriteBatch {
@@ -180,10 +222,14 @@ pub struct WriteBatch {
     pub number: u64,
     /// A random id by which the commit can be recognized.
     pub id: Uuid,
+    /// Whose rows, operations, tokens and settled losers are all removed, before anything else is written.
+    pub clear: Vec<Clear>,
     /// The rows; each key at most once.
     pub rows: Vec<RowWrite>,
     /// The tokens to set, or to remove where `None`; each scope at most once.
     pub tokens: Vec<(ScopeKey, Option<DeltaToken>)>,
+    /// The notes to keep, or to remove where `None`; each key at most once.
+    pub notes: Vec<(Arc<str>, Option<Note>)>,
     /// The settled losers to add.
     pub add_losers: Vec<SettledLoser>,
     /// The settled losers to remove; unknown ids are no error.
@@ -192,6 +238,23 @@ pub struct WriteBatch {
     pub generation: Option<u64>,
     /// Tables whose rows now all carry the keys of these indexes.
     pub indexed: Vec<TableSpec>,
+}
+
+/// Everything of an account, or of one of its tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clear {
+    /// The account.
+    pub account: Arc<str>,
+    /// The table; `None` for all tables of the account.
+    pub table: Option<Arc<str>>,
+}
+
+impl Clear {
+    /// Whether what belongs to this account and table is meant.
+    #[must_use]
+    pub fn includes(&self, account: &str, table: &str) -> bool {
+        *account == *self.account && self.table.as_deref().is_none_or(|only| only == table)
+    }
 }
 
 /// The change of one row.
@@ -204,7 +267,7 @@ pub enum RowWrite {
         key: RowKey,
         /// All of it.
         row: Row,
-        /// Its entries in indexes, by the text of [`TableSpec::indexes`]; empty if the row has no record.
+        /// Its entries in indexes, by the text of [`TableSpec::indexes`].
         index_keys: Vec<(Arc<str>, KeyBytes)>,
     },
     /// Forgets the row with everything that belongs to it; an unknown key is no error.

@@ -3,11 +3,13 @@
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures::{StreamExt, stream::BoxStream};
+use jiff::SignedDuration;
 use uuid::Uuid;
 
 use crate::{
     query::QueryDescription,
-    row::{Body, OperationKind, Record},
+    row::{Body, DEFAULT_ACCOUNT, OperationKind, Record},
     store::DeltaToken,
 };
 
@@ -31,12 +33,12 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// See [`TransportErrorKind`]. A page is whole or an error.
     async fn fetch_page(&self, request: &PageRequest) -> Result<Page, TransportError>;
 
-    /// One row by its id; `None` if the service does not have it, or has deleted it and `include_deleted` is false.
+    /// One row by its id; `None` if the service does not have it, or has deleted it and deleted rows are not wanted.
     ///
     /// # Errors
     ///
     /// See [`TransportErrorKind`].
-    async fn fetch(&self, table: &str, id: &str, include_deleted: bool) -> Result<Option<ServiceRow>, TransportError>;
+    async fn fetch(&self, request: &RowRequest) -> Result<Option<ServiceRow>, TransportError>;
 
     /// What the service can do. Asked for at each push, so the answer should be remembered.
     ///
@@ -50,20 +52,81 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Sends operations, at most [`Capabilities::batch`] of them; the outcomes are in the order of the operations, one
     /// for each. Each has its own outcome, and one that is missing at the end is in doubt.
     async fn push(&self, operations: &[PushOperation]) -> Vec<PushOutcome>;
+
+    /// The name of the account that requests are signed in as; `None` if there is none, or it has no name.
+    ///
+    /// A request carries the account that it belongs to, and one that would go out with the credentials of another is
+    /// an error of the kind [`OtherAccount`](TransportErrorKind::OtherAccount): it is not sent (I26).
+    ///
+    /// # Errors
+    ///
+    /// See [`TransportErrorKind`].
+    async fn account(&self) -> Result<Option<Arc<str>>, TransportError> {
+        Ok(None)
+    }
+
+    /// How far the service's clock is ahead of this device's, by its latest answer; `None` if that is not known.
+    fn clock_offset(&self) -> Option<SignedDuration> {
+        None
+    }
+
+    /// The tables of each change that the service tells of, while the stream is read. A stream that ends, or an item that
+    /// is an error, may be asked for again. Only called if [`Capabilities::notifications`] is true.
+    fn changes(&self, account: Arc<str>) -> BoxStream<'static, Result<ChangeNotice, TransportError>> {
+        let _ = account;
+        futures::stream::empty().boxed()
+    }
 }
 
-/// What a service can do, and its transport with it.
+/// What a service tells of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChangeNotice {
+    /// The service is listening: changes from here on will be told.
+    Connected,
+    /// Rows of this table have changed.
+    Changed(Arc<str>),
+}
+
+/// Which row to fetch.
+#[derive(Clone, Debug)]
+pub struct RowRequest {
+    /// The account that asks.
+    pub account: Arc<str>,
+    /// The table.
+    pub table: Arc<str>,
+    /// The row.
+    pub id: Arc<str>,
+    /// Whether a deleted row is wanted too.
+    pub include_deleted: bool,
+}
+
+impl RowRequest {
+    /// The row `id` of `table` in the default account, unless it is deleted.
+    #[must_use]
+    pub fn new(table: impl Into<Arc<str>>, id: impl Into<Arc<str>>) -> RowRequest {
+        RowRequest { account: DEFAULT_ACCOUNT.into(), table: table.into(), id: id.into(), include_deleted: false }
+    }
+}
+
+/// What a service can do, and its transport with it. The engine never asks for what is not declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// How many operations one call of [`Transport::push`] may hold, at least 1.
     pub batch: usize,
+    /// Whether the service keeps idempotency keys: then an operation that is sent again has its effect once.
+    pub keys: bool,
+    /// Whether a replace may be sent as the fields that differ from [`PushOperation::base`].
+    pub patch: bool,
+    /// Whether the service tells of changes: see [`Transport::changes`].
+    pub notifications: bool,
 }
 
 impl Default for Capabilities {
-    /// One operation at a time.
+    /// One operation at a time, and nothing else.
     fn default() -> Self {
-        Capabilities { batch: 1 }
+        Capabilities { batch: 1, keys: false, patch: false, notifications: false }
     }
 }
 
@@ -72,6 +135,27 @@ impl Capabilities {
     #[must_use]
     pub fn with_batch(mut self, operations: usize) -> Capabilities {
         self.batch = operations.max(1);
+        self
+    }
+
+    /// Whether the service keeps idempotency keys.
+    #[must_use]
+    pub fn with_keys(mut self, keys: bool) -> Capabilities {
+        self.keys = keys;
+        self
+    }
+
+    /// Whether a replace may be sent as the fields that differ.
+    #[must_use]
+    pub fn with_patch(mut self, patch: bool) -> Capabilities {
+        self.patch = patch;
+        self
+    }
+
+    /// Whether the service tells of changes.
+    #[must_use]
+    pub fn with_notifications(mut self, notifications: bool) -> Capabilities {
+        self.notifications = notifications;
         self
     }
 }
@@ -98,6 +182,8 @@ pub enum Purpose {
 /// Which page to fetch.
 #[derive(Clone, Debug)]
 pub struct PageRequest {
+    /// The account that asks.
+    pub account: Arc<str>,
     /// The table.
     pub table: Arc<str>,
     /// Whether this is a pull or a query.
@@ -121,6 +207,10 @@ pub struct PageRequest {
 pub struct Page {
     /// The rows.
     pub rows: Vec<ServiceRow>,
+    /// Rows that have changed and no longer match the query of a pull.
+    pub stubs: Vec<Stub>,
+    /// Why this is the first page although the request had a token; `None` if it is not so.
+    pub restart: Option<Restart>,
     /// The token to store with these rows, and to fetch the next page with; `None` keeps the one there is.
     pub token: Option<DeltaToken>,
     /// Whether there is, or may be, a further page.
@@ -129,9 +219,29 @@ pub struct Page {
     pub total: Option<u64>,
 }
 
+/// A row that has left the filter of a pull.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stub {
+    /// The row.
+    pub id: Arc<str>,
+    /// Its version, with which it no longer matches.
+    pub version: Option<String>,
+}
+
+/// Why a service begins a pull again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Restart {
+    /// The service was restored from a backup: it may have lost rows and versions.
+    Restored,
+    /// It no longer knows what was deleted, or has left the query, since the token was made.
+    Expired,
+}
+
 /// An operation as it is sent.
 #[derive(Clone, Debug)]
 pub struct PushOperation {
+    /// The account whose change it is.
+    pub account: Arc<str>,
     /// The table.
     pub table: Arc<str>,
     /// The row's id.
@@ -144,6 +254,8 @@ pub struct PushOperation {
     pub version: Option<String>,
     /// The entity; `None` for a delete.
     pub body: Option<Body>,
+    /// What a replace started from, as it would be sent; `None` where that is not known.
+    pub base: Option<Body>,
 }
 
 /// What became of an operation.
@@ -181,6 +293,8 @@ pub enum TransportErrorKind {
     Forbidden,
     /// The service refuses the request (other 4xx). Parked.
     Rejected,
+    /// The request belongs to another account than the one that is signed in: nothing was sent.
+    OtherAccount,
     /// The answer does not follow the protocol: the outcome is unknown. Sent again later.
     Protocol,
 }

@@ -14,8 +14,8 @@ use datasync_core::{
     clock::Clock,
     store::DeltaToken,
     transport::{
-        Capabilities, Page, PageRequest, Purpose, PushOperation, PushOutcome, ServiceRow, Transport, TransportError,
-        TransportErrorKind,
+        Capabilities, Page, PageRequest, Purpose, PushOperation, PushOutcome, RowRequest, ServiceRow, Transport,
+        TransportError, TransportErrorKind,
     },
 };
 use futures::{
@@ -30,7 +30,7 @@ use crate::{
         capabilities::{self, Extensions},
         position::Position,
         request::{self, Endpoints},
-        response,
+        response::{self, RawPage},
     },
     compression,
     config::{HttpConfigError, HttpTransportBuilder},
@@ -176,7 +176,7 @@ impl HttpTransport {
                     let raw = response::page(&response)?;
                     let (behind, more) = keyset.behind(&raw, page.page_size, page.overlap)?;
                     let token = Some(Position::Keyset(behind).token()?);
-                    return Ok(Page { rows: raw.rows, token, more, total: raw.count });
+                    return Ok(page_of(raw, token, more));
                 }
             };
             let query = place.query(&page.query, page.page_size, page.first);
@@ -184,7 +184,7 @@ impl HttpTransport {
             let raw = response::page(&response)?;
             if let Some((behind, more)) = place.behind(&raw)? {
                 let token = Some(Position::Delta(behind).token()?);
-                return Ok(Page { rows: raw.rows, token, more, total: raw.count });
+                return Ok(page_of(raw, token, more));
             }
             // The service has changed: it is asked once more what it can do.
             *self.known.extensions.lock().await = None;
@@ -199,8 +199,9 @@ impl HttpTransport {
             None => request::query(&self.endpoints, &page.table, &page.query, page.include_deleted),
         };
         let raw = response::page(&self.send(request).await?)?;
-        let token: Option<DeltaToken> = raw.next_link.map(|link| DeltaToken(link.into()));
-        Ok(Page { rows: raw.rows, more: token.is_some(), token, total: raw.count })
+        let token = raw.next_link.as_ref().map(|link| DeltaToken(link.as_str().into()));
+        let more = token.is_some();
+        Ok(page_of(raw, token, more))
     }
 
     async fn change(&self, operation: &PushOperation) -> PushOutcome {
@@ -252,6 +253,10 @@ impl HttpTransport {
     }
 }
 
+fn page_of(raw: RawPage, token: Option<DeltaToken>, more: bool) -> Page {
+    Page { rows: raw.rows, stubs: Vec::new(), restart: None, token, more, total: raw.count }
+}
+
 /// The same failure for each operation of a batch.
 fn common(error: TransportError, operations: usize) -> Vec<PushOutcome> {
     let (kind, message, status, wait) = (error.kind(), error.to_string(), error.status(), error.retry_after());
@@ -281,9 +286,9 @@ impl Transport for HttpTransport {
         }
     }
 
-    async fn fetch(&self, table: &str, id: &str, include_deleted: bool) -> Result<Option<ServiceRow>, TransportError> {
-        let response = self.send(request::read(&self.endpoints, table, id, include_deleted)).await?;
-        response::read(&response, id)
+    async fn fetch(&self, row: &RowRequest) -> Result<Option<ServiceRow>, TransportError> {
+        let response = self.send(request::read(&self.endpoints, &row.table, &row.id, row.include_deleted)).await?;
+        response::read(&response, &row.id)
     }
 
     async fn push(&self, operations: &[PushOperation]) -> Vec<PushOutcome> {

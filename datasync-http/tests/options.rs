@@ -13,7 +13,7 @@ use std::{
 
 use datasync_core::{
     row::{Body, OperationKind},
-    transport::{PushOperation, PushOutcome, Transport, TransportErrorKind},
+    transport::{PushOperation, PushOutcome, RowRequest, Transport, TransportErrorKind},
 };
 use datasync_http::{AccessToken, HttpTransport};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -65,7 +65,7 @@ fn answers(request: &Request) -> Option<Vec<u8>> {
 }
 
 async fn read(transport: &HttpTransport) -> Result<(), (TransportErrorKind, String)> {
-    let row = transport.fetch("t", "a", false).await.map_err(|error| (error.kind(), error.to_string()))?;
+    let row = transport.fetch(&RowRequest::new("t", "a")).await.map_err(|error| (error.kind(), error.to_string()))?;
     assert_eq!(&*row.unwrap().id, "a");
     Ok(())
 }
@@ -199,6 +199,8 @@ async fn everything(base: &str) {
     assert_eq!(transport.capabilities().await.unwrap().batch, 50);
     let operations: Vec<PushOperation> = (0..20)
         .map(|number| PushOperation {
+            account: "".into(),
+            base: None,
             table: "t".into(),
             id: number.to_string().into(),
             kind: OperationKind::Insert,
@@ -289,6 +291,8 @@ async fn i05_a_batch_that_is_refused_is_halved_and_one_that_is_lost_is_smaller_t
     });
     let transport = HttpTransport::builder(&format!("http://{}", server.address())).retries(0).build().unwrap();
     let operation = |number: u128| PushOperation {
+        account: "".into(),
+        base: None,
         table: "t".into(),
         id: number.to_string().into(),
         kind: OperationKind::Delete,

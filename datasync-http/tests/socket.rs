@@ -13,7 +13,7 @@ use std::{
 use datasync_core::{
     query::QueryDescription,
     row::{Body, OperationKind},
-    transport::{PageRequest, Purpose, PushOperation, PushOutcome, Transport, TransportErrorKind},
+    transport::{PageRequest, Purpose, PushOperation, PushOutcome, RowRequest, Transport, TransportErrorKind},
 };
 use datasync_http::{AccessToken, HttpTransport};
 use tokio::{
@@ -136,7 +136,7 @@ impl Server {
 }
 
 async fn id_of(transport: &HttpTransport, id: &str) -> Result<String, TransportErrorKind> {
-    let row = transport.fetch("t", id, false).await.map_err(|error| error.kind())?;
+    let row = transport.fetch(&RowRequest::new("t", id)).await.map_err(|error| error.kind())?;
     Ok(row.unwrap().id.to_string())
 }
 
@@ -213,7 +213,7 @@ fn what_goes_wrong_is_told_by_its_kind() {
         assert_eq!(id_of(&transport, "large").await, Err(TransportErrorKind::Protocol));
         assert_eq!(id_of(&transport, "moved").await, Err(TransportErrorKind::Protocol), "i25: no redirect is followed");
         assert_eq!(id_of(&transport, "zipped").await, Ok("zipped".to_owned()));
-        let later = transport.fetch("t", "later", false).await.unwrap_err();
+        let later = transport.fetch(&RowRequest::new("t", "later")).await.unwrap_err();
         assert_eq!(
             (later.kind(), later.retry_after()),
             (TransportErrorKind::Throttled, Some(Duration::from_secs(120)))
@@ -228,6 +228,7 @@ fn i25_a_next_link_to_another_origin_is_not_followed() {
     let server = Server::start();
     Runtime::new().unwrap().block_on(async {
         let mut request = PageRequest {
+            account: "".into(),
             table: "elsewhere".into(),
             purpose: Purpose::Query,
             query: QueryDescription::default(),
@@ -257,6 +258,8 @@ fn i11_reads_are_tried_again_and_changes_are_not() {
 
         let transport = HttpTransport::new(&format!("http://{}", failing.address)).unwrap();
         let operation = PushOperation {
+            account: "".into(),
+            base: None,
             table: "t".into(),
             id: "flaky".into(),
             kind: OperationKind::Replace,

@@ -3,7 +3,7 @@
 
 mod server;
 
-use datasync_core::transport::{Transport, TransportErrorKind};
+use datasync_core::transport::{RowRequest, Transport, TransportErrorKind};
 use datasync_http::HttpTransport;
 use server::{Server, entity};
 use smol::{
@@ -75,7 +75,11 @@ fn a_client_of_the_apps_own_is_used_with_its_middleware() {
     let transport = builder.surf_client(client).build().unwrap();
     smol::block_on(async {
         for id in ["a", "b", "c"] {
-            let row = transport.fetch("t", id, true).await.unwrap().unwrap();
+            let row = transport
+                .fetch(&RowRequest { include_deleted: true, ..RowRequest::new("t", id) })
+                .await
+                .unwrap()
+                .unwrap();
             assert_eq!(row.record.version.as_deref(), Some("AQ=="));
         }
     });
@@ -84,6 +88,7 @@ fn a_client_of_the_apps_own_is_used_with_its_middleware() {
     drop(nobody);
     let builder = HttpTransport::builder(&format!("http://{address}")).retries(0);
     let transport = builder.surf_client(surf::Client::with_http_client(Plain)).build().unwrap();
-    let error = smol::block_on(transport.fetch("t", "a", true)).unwrap_err();
+    let error = smol::block_on(transport.fetch(&RowRequest { include_deleted: true, ..RowRequest::new("t", "a") }))
+        .unwrap_err();
     assert_eq!(error.kind(), TransportErrorKind::Connect, "{error}");
 }

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use datasync_core::{
     row::{
-        Body, Hold, Operation, OperationKind, ParkReason, Parked, Phase, Record, Row, RowKey, ServiceCopy,
-        SettledLoser, Side, Tombstone,
+        Body, Hold, LoserCause, Operation, OperationKind, ParkReason, Parked, Phase, Quarantine, Record, Row, RowKey,
+        ServiceCopy, SettledLoser, Side, Tombstone,
     },
     store::{KeyBytes, StoreError},
 };
@@ -39,13 +39,19 @@ pub(crate) fn encode_row(row: &Row, index_keys: &[(u32, &KeyBytes)]) -> Vec<u8> 
     row.operations.iter().for_each(|operation| out.number(operation.place));
     out.option(row.record.as_ref(), record);
     out.number(row.revision);
+    out.number(u64::from(row.schema));
     out.number(row.scopes.len() as u64);
     row.scopes.iter().for_each(|scope| out.text(scope));
+    out.byte(u8::from(row.left));
     out.option(row.base.as_ref(), record);
     out.option(row.seen.as_ref(), record);
     out.option(row.tombstone.as_ref(), |out, tombstone| {
         out.option(tombstone.version.as_ref(), |out, version| out.text(version));
         time(out, tombstone.since);
+    });
+    out.option(row.quarantine.as_ref(), |out, quarantine| {
+        out.option(quarantine.record.as_ref(), record);
+        out.text(&quarantine.reason);
     });
     row.operations.iter().for_each(|each| operation(&mut out, each));
     out.0
@@ -81,19 +87,25 @@ pub(crate) fn decode_row(bytes: &[u8]) -> Result<Row, StoreError> {
     let places = links(&mut reader)?.places;
     let record = reader.option(read_record)?;
     let revision = reader.number()?;
+    let schema = reader.small()?;
     let scopes = reader.list(|reader| Ok(Arc::from(reader.text()?)))?;
+    let left = reader.byte()? != 0;
     let base = reader.option(read_record)?;
     let seen = reader.option(read_record)?;
     let tombstone = reader.option(|reader| {
         let version = reader.option(|reader| Ok(reader.text()?.to_owned()))?;
         Ok(Tombstone { version, since: read_time(reader)? })
     })?;
+    let quarantine = reader.option(|reader| {
+        let record = reader.option(read_record)?;
+        Ok(Quarantine { record, reason: reader.text()?.to_owned() })
+    })?;
     let mut operations = Vec::with_capacity(places.len());
     for place in places {
         operations.push(read_operation(&mut reader, place)?);
     }
     reader.end()?;
-    Ok(Row { record, base, seen, tombstone, scopes, revision, operations })
+    Ok(Row { record, base, seen, tombstone, scopes, left, revision, schema, quarantine, operations })
 }
 
 fn record(out: &mut Writer, record: &Record) {
@@ -146,6 +158,8 @@ fn operation(out: &mut Writer, operation: &Operation) {
     out.option(operation.version.as_ref(), |out, version| out.text(version));
     out.option(operation.frozen.as_ref(), |out, body| out.bytes(body.as_bytes()));
     out.0.extend(operation.fingerprint.to_be_bytes());
+    out.number(u64::from(operation.schema));
+    out.option(operation.edited.as_ref(), |out, at| time(out, *at));
     out.number(u64::from(operation.attempts));
     out.number(u64::from(operation.rounds));
     match &operation.hold {
@@ -162,6 +176,9 @@ fn operation(out: &mut Writer, operation: &Operation) {
                 ParkReason::Conflict => 0,
                 ParkReason::Refused => 1,
                 ParkReason::Exhausted => 2,
+                ParkReason::ParentGone => 3,
+                ParkReason::Cycle => 4,
+                ParkReason::Quarantined => 5,
             });
             out.option(parked.status.as_ref(), |out, status| out.number(u64::from(*status)));
             out.text(&parked.message);
@@ -195,6 +212,8 @@ fn read_operation(reader: &mut Reader<'_>, place: u64) -> Result<Operation, Stor
     let frozen = reader.option(|reader| Ok(Body::from(reader.bytes()?)))?;
     let fingerprint = reader.take(8)?.try_into().map_err(|_| corrupted("a fingerprint is cut"))?;
     let fingerprint = u64::from_be_bytes(fingerprint);
+    let schema = reader.small()?;
+    let edited = reader.option(read_time)?;
     let (attempts, rounds) = (reader.small()?, reader.small()?);
     let hold = match reader.byte()? {
         0 => Hold::Ready,
@@ -206,7 +225,7 @@ fn read_operation(reader: &mut Reader<'_>, place: u64) -> Result<Operation, Stor
         2 => Hold::Parked(read_parked(reader)?),
         other => return Err(corrupted(format!("there is no hold {other}"))),
     };
-    Ok(Operation { place, key, kind, phase, hold, version, frozen, fingerprint, attempts, rounds })
+    Ok(Operation { place, key, kind, phase, hold, version, frozen, fingerprint, schema, edited, attempts, rounds })
 }
 
 fn read_parked(reader: &mut Reader<'_>) -> Result<Parked, StoreError> {
@@ -214,6 +233,9 @@ fn read_parked(reader: &mut Reader<'_>) -> Result<Parked, StoreError> {
         0 => ParkReason::Conflict,
         1 => ParkReason::Refused,
         2 => ParkReason::Exhausted,
+        3 => ParkReason::ParentGone,
+        4 => ParkReason::Cycle,
+        5 => ParkReason::Quarantined,
         other => return Err(corrupted(format!("there is no reason {other}"))),
     };
     let status = reader.option(|reader| u16::try_from(reader.number()?).map_err(|_| corrupted("a status is wrong")))?;
@@ -236,18 +258,30 @@ pub(crate) fn encode_loser(loser: &SettledLoser) -> Vec<u8> {
     out.bytes(loser.body.as_bytes());
     out.option(loser.version.as_ref(), |out, version| out.text(version));
     time(&mut out, loser.at);
+    out.number(u64::from(loser.schema));
+    out.byte(u8::from(loser.cause == LoserCause::Vanished));
     out.0
+}
+
+pub(crate) fn decode_loser_key(bytes: &[u8]) -> Result<RowKey, StoreError> {
+    read_loser_key(&mut begin(bytes)?)
+}
+
+fn read_loser_key(reader: &mut Reader<'_>) -> Result<RowKey, StoreError> {
+    Ok(RowKey { account: reader.text()?.into(), table: reader.text()?.into(), id: reader.text()?.into() })
 }
 
 pub(crate) fn decode_loser(id: Uuid, bytes: &[u8]) -> Result<SettledLoser, StoreError> {
     let mut reader = begin(bytes)?;
-    let key = RowKey { account: reader.text()?.into(), table: reader.text()?.into(), id: reader.text()?.into() };
+    let key = read_loser_key(&mut reader)?;
     let side = if reader.byte()? == 0 { Side::Local } else { Side::Service };
     let body = Body::from(reader.bytes()?);
     let version = reader.option(|reader| Ok(reader.text()?.to_owned()))?;
     let at = read_time(&mut reader)?;
+    let schema = reader.small()?;
+    let cause = if reader.byte()? == 0 { LoserCause::Conflict } else { LoserCause::Vanished };
     reader.end()?;
-    Ok(SettledLoser { id, key, side, body, version, at })
+    Ok(SettledLoser { id, key, side, body, version, at, schema, cause })
 }
 
 #[cfg(test)]
@@ -270,6 +304,8 @@ mod tests {
             version: Some("v0".to_owned()),
             frozen: Some(Body::from(&b"{}"[..])),
             fingerprint: u64::MAX,
+            schema: 200,
+            edited: Some(Timestamp::UNIX_EPOCH),
             attempts: 3,
             rounds: 2,
         };
@@ -280,7 +316,10 @@ mod tests {
             seen: Some(Record { version: None, updated_at: None, deleted: true, ..record("") }),
             tombstone: Some(Tombstone { version: None, since }),
             scopes: vec!["".into(), "q:é".into()],
+            left: true,
             revision: 300,
+            schema: 3,
+            quarantine: Some(Quarantine { record: Some(record("old")), reason: "no title".to_owned() }),
             operations: vec![
                 operation(9, Hold::Wait { since, length: Duration::from_millis(1500), demanded: true }),
                 operation(

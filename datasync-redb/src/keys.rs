@@ -42,6 +42,13 @@ fn text(bytes: Vec<u8>) -> Result<String, StoreError> {
     String::from_utf8(bytes).map_err(|_| corrupted("a key is not UTF-8"))
 }
 
+/// What the keys of all rows of an account begin with.
+pub(crate) fn account(account: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(account.len() + 4);
+    part(&mut key, account.as_bytes());
+    key
+}
+
 /// What the keys of all rows of a table begin with.
 pub(crate) fn table(account: &str, table: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(account.len() + table.len() + 8);

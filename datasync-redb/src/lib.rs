@@ -20,6 +20,7 @@ mod scan;
 mod shared;
 mod store;
 mod wire;
+mod write;
 
 pub use config::{BlockingPool, RedbBuilder};
 pub use maintenance::CheckReport;

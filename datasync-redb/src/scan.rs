@@ -4,7 +4,7 @@ use std::{ops::Bound, sync::Arc};
 
 use datasync_core::{
     row::RowKey,
-    store::{Cursor, Direction, ScanPage, ScanRequest, StoreError, StoreErrorKind},
+    store::{Cursor, Direction, LinkedRequest, ScanPage, ScanRequest, StoreError, StoreErrorKind},
 };
 use redb::ReadTransaction;
 
@@ -138,19 +138,44 @@ pub(crate) fn scan_index(
             Direction::Backward => range.next_back(),
         };
         let Some(entry) = entry else { return Ok(Some(page)) };
-        if page.records.len() == request.limit {
-            page.next = last;
-            return Ok(Some(page));
-        }
         let (key, _) = entry.map_err(failed)?;
         let (index_key, id) = keys::read_entry(key.value(), prefix.len())?;
         let id: Arc<str> = id.into();
         let (account, table) = (Arc::clone(&request.account), Arc::clone(&request.table));
         let row_key = RowKey { account, table, id: Arc::clone(&id) };
         let row = rows.get(keys::row(&row_key).as_slice()).map_err(failed)?;
-        let record = row.map(|row| codec::decode_record(row.value())).transpose()?.flatten();
-        let record = record.ok_or_else(|| corrupted("an entry of an index has no record"))?;
+        let row = row.ok_or_else(|| corrupted("an entry of an index has no row"))?;
+        let Some(record) = codec::decode_record(row.value())? else { continue };
+        if page.records.len() == request.limit {
+            page.next = last;
+            return Ok(Some(page));
+        }
         page.records.push((Arc::clone(&id), record));
         last = Some(Cursor { key: index_key, id });
     }
+}
+
+/// The ids of the entries of one key of an index.
+pub(crate) fn linked(
+    shared: &Shared,
+    request: &LinkedRequest,
+    transaction: &ReadTransaction,
+) -> Result<Option<Vec<Arc<str>>>, StoreError> {
+    let Some(number) = shared.index_number(&request.table, &request.index) else {
+        let message = format!("`{}` has no index `{}`", request.table, request.index);
+        return Err(StoreError::new(StoreErrorKind::Unsupported, message));
+    };
+    let entries = table!(transaction, INDEX);
+    let prefix = keys::entry(number, &request.account, &request.key, "");
+    let start = match &request.after {
+        Some(after) => Bound::Excluded(keys::entry(number, &request.account, &request.key, after)),
+        None => Bound::Included(prefix.clone()),
+    };
+    let mut ids = Vec::new();
+    for entry in entries.range::<&[u8]>((start.as_ref().map(Vec::as_slice), Bound::Unbounded)).map_err(failed)? {
+        let (key, _) = entry.map_err(failed)?;
+        let Some(id) = key.value().strip_prefix(prefix.as_slice()).filter(|_| ids.len() < request.limit) else { break };
+        ids.push(std::str::from_utf8(id).map_err(|_| corrupted("an id is not UTF-8"))?.into());
+    }
+    Ok(Some(ids))
 }

@@ -7,13 +7,13 @@
 //! | `index` | number of the index, account, index key, id | – |
 //! | `queue` | place | account, table, id |
 //! | `tokens` | account, table, scope | the token |
+//! | `notes` | a key | the note |
 //! | `losers` | id | the settled loser |
 //! | `indexes` | text of an index, with its table | its number |
 //! | `indexed` | table | the texts of the indexes that its rows are in |
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    error::Error as _,
     fmt,
     ops::Bound,
     sync::{Arc, PoisonError},
@@ -24,24 +24,22 @@ use datasync_core::{
     executor::{BlockingExecutor, run_blocking},
     row::{Row, RowKey, SettledLoser},
     store::{
-        DeltaToken, Head, OperationsRequest, QueuedOperation, RowWrite, ScanPage, ScanRequest, ScopeKey, Store,
-        StoreError, StoreErrorKind, TableSpec, WriteBatch,
+        DeltaToken, Head, LinkedRequest, Note, OperationsRequest, QueuedOperation, ScanPage, ScanRequest, ScopeKey,
+        Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
     },
 };
-use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
-    WriteTransaction,
-};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition};
 use uuid::Uuid;
 
 use crate::{
     codec,
     config::RedbBuilder,
-    error::{corrupted, failed, of_io},
+    error::{corrupted, failed},
     keys,
-    scan::{scan_ids, scan_index, table},
+    scan::{linked, scan_ids, scan_index, table},
     shared::{Shared, index_name},
     wire::{Reader, Writer},
+    write::{begin, commit, settle},
 };
 
 pub(crate) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -51,15 +49,16 @@ pub(crate) const ROWS: Definition = TableDefinition::new("rows");
 pub(crate) const INDEX: Definition = TableDefinition::new("index");
 pub(crate) const QUEUE: Definition = TableDefinition::new("queue");
 pub(crate) const TOKENS: Definition = TableDefinition::new("tokens");
+pub(crate) const NOTES: Definition = TableDefinition::new("notes");
 pub(crate) const LOSERS: Definition = TableDefinition::new("losers");
 const INDEXES: Definition = TableDefinition::new("indexes");
-const INDEXED: Definition = TableDefinition::new("indexed");
-pub(crate) const ALL: [Definition; 8] = [META, ROWS, INDEX, QUEUE, TOKENS, LOSERS, INDEXES, INDEXED];
+pub(crate) const INDEXED: Definition = TableDefinition::new("indexed");
+pub(crate) const ALL: [Definition; 9] = [META, ROWS, INDEX, QUEUE, TOKENS, NOTES, LOSERS, INDEXES, INDEXED];
 
 pub(crate) const META_FORMAT: &[u8] = b"format";
 /// The name of the format, and its number in the last byte.
 pub(crate) const FORMAT: &[u8] = b"datasync store \x01";
-const META_HEAD: &[u8] = b"head";
+pub(crate) const META_HEAD: &[u8] = b"head";
 
 /// A store in one file.
 #[derive(Clone)]
@@ -117,7 +116,7 @@ impl RedbStore {
     }
 }
 
-fn encode_head(head: &Head) -> Vec<u8> {
+pub(crate) fn encode_head(head: &Head) -> Vec<u8> {
     let mut out = Writer::default();
     out.number(head.number);
     out.0.extend(head.id.as_bytes());
@@ -125,14 +124,14 @@ fn encode_head(head: &Head) -> Vec<u8> {
     out.0
 }
 
-fn decode_head(bytes: &[u8]) -> Result<Head, StoreError> {
+pub(crate) fn decode_head(bytes: &[u8]) -> Result<Head, StoreError> {
     let mut reader = Reader(bytes);
     let number = reader.number()?;
     let id = Uuid::from_slice(reader.take(16)?).map_err(|_| corrupted("the head has no id"))?;
     Ok(Head { number, id, generation: reader.number()?, last_place: 0 })
 }
 
-fn encode_spec(spec: &TableSpec) -> Vec<u8> {
+pub(crate) fn encode_spec(spec: &TableSpec) -> Vec<u8> {
     let mut out = Writer::default();
     out.number(spec.indexes.len() as u64);
     spec.indexes.iter().for_each(|index| out.text(index));
@@ -242,6 +241,52 @@ impl Store for RedbStore {
         Ok(scopes.await?.unwrap_or_default())
     }
 
+    async fn linked(&self, request: &LinkedRequest) -> Result<Vec<Arc<str>>, StoreError> {
+        let request = request.clone();
+        let found = self.read(move |shared, transaction| linked(shared, &request, transaction));
+        Ok(found.await?.unwrap_or_default())
+    }
+
+    async fn notes(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Note>>, StoreError> {
+        let (keys, count) = (keys.to_vec(), keys.len());
+        let notes = self.read(move |_, transaction| {
+            let notes = table!(transaction, NOTES);
+            let get = |key: &Arc<str>| -> Result<Option<Note>, StoreError> {
+                Ok(notes.get(key.as_bytes()).map_err(failed)?.map(|note| Note(note.value().to_vec())))
+            };
+            keys.iter().map(get).collect::<Result<Vec<_>, _>>().map(Some)
+        });
+        Ok(notes.await?.unwrap_or_else(|| vec![None; count]))
+    }
+
+    async fn list_notes(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Arc<str>, Note)>, StoreError> {
+        let prefix = prefix.to_owned();
+        let start = match after {
+            Some(after) if after >= prefix.as_str() => Bound::Excluded(after.as_bytes().to_vec()),
+            _ => Bound::Included(prefix.as_bytes().to_vec()),
+        };
+        let found = self.read(move |_, transaction| {
+            let notes = table!(transaction, NOTES);
+            let start = start.as_ref().map(Vec::as_slice);
+            let mut found = Vec::new();
+            for entry in notes.range::<&[u8]>((start, Bound::Unbounded)).map_err(failed)? {
+                let (key, note) = entry.map_err(failed)?;
+                if found.len() >= limit || !key.value().starts_with(prefix.as_bytes()) {
+                    break;
+                }
+                let key = std::str::from_utf8(key.value()).map_err(|_| corrupted("the key of a note is not UTF-8"))?;
+                found.push((key.into(), Note(note.value().to_vec())));
+            }
+            Ok(Some(found))
+        });
+        Ok(found.await?.unwrap_or_default())
+    }
+
     async fn losers(&self, account: &str, after: Option<Uuid>, limit: usize) -> Result<Vec<SettledLoser>, StoreError> {
         let account = account.to_owned();
         let losers = self.read(move |_, transaction| {
@@ -335,141 +380,19 @@ fn open(shared: &Shared, database: &Database, specs: &[TableSpec]) -> Result<Vec
 }
 
 fn has_rows(rows: &Table<'_, &'static [u8], &'static [u8]>, table: &str) -> Result<bool, StoreError> {
-    let prefix = keys::table(datasync_core::row::DEFAULT_ACCOUNT, table);
-    match rows.range::<&[u8]>(prefix.as_slice()..).map_err(failed)?.next() {
-        Some(entry) => Ok(entry.map_err(failed)?.0.value().starts_with(&prefix)),
-        None => Ok(false),
-    }
-}
-
-/// Finds out what became of a commit that failed: the file, opened again, says whether it happened.
-fn settle(shared: &Shared, batch: &WriteBatch, failure: StoreError) -> Result<(), StoreError> {
-    let head = shared.with(|database| {
-        let read = database.begin_read().map_err(failed)?;
-        let meta = read.open_table(META).map_err(failed)?;
-        let head = meta.get(META_HEAD).map_err(failed)?;
-        head.map_or(Ok(Head::default()), |head| decode_head(head.value()))
-    });
-    match head {
-        Ok(head) if (head.number, head.id) == (batch.number, batch.id) => Ok(()),
-        Ok(head) if head.number < batch.number => {
-            let cause = failure.source().and_then(|source| source.downcast_ref::<redb::CommitError>());
-            Err(match cause {
-                Some(redb::CommitError::Storage(StorageError::Io(io))) => {
-                    of_io(io, "the commit failed").with_source(failure)
-                }
-                _ => StoreError::new(StoreErrorKind::Io, "the commit failed: try again").with_source(failure),
-            })
+    let mut start = Vec::new();
+    loop {
+        let Some(entry) = rows.range::<&[u8]>(start.as_slice()..).map_err(failed)?.next() else { return Ok(false) };
+        let account = keys::read_row(entry.map_err(failed)?.0.value())?.account;
+        let prefix = keys::table(&account, table);
+        if let Some(entry) = rows.range::<&[u8]>(prefix.as_slice()..).map_err(failed)?.next()
+            && entry.map_err(failed)?.0.value().starts_with(&prefix)
+        {
+            return Ok(true);
         }
-        _ => Err(failure),
-    }
-}
-
-fn begin(database: &Database) -> Result<WriteTransaction, StoreError> {
-    let mut transaction = database.begin_write().map_err(failed)?;
-    transaction.set_durability(Durability::Immediate).map_err(failed)?;
-    Ok(transaction)
-}
-
-/// The one place that writes rows, operations and tokens: all of the batch, or nothing.
-fn commit(shared: &Shared, database: &Database, batch: &WriteBatch) -> Result<(), StoreError> {
-    let transaction = begin(database)?;
-    {
-        let mut meta = transaction.open_table(META).map_err(failed)?;
-        let mut head = match meta.get(META_HEAD).map_err(failed)? {
-            Some(bytes) => decode_head(bytes.value())?,
-            None => Head::default(),
-        };
-        if batch.number != head.number + 1 {
-            let message = format!("commit {} was wanted, but {} is next", batch.number, head.number + 1);
-            return Err(StoreError::new(StoreErrorKind::Superseded, message));
-        }
-        head.number = batch.number;
-        head.id = batch.id;
-        head.generation = batch.generation.unwrap_or(head.generation);
-        meta.insert(META_HEAD, encode_head(&head).as_slice()).map_err(failed)?;
-        meta.insert(META_FORMAT, FORMAT).map_err(failed)?;
-        write_rows(shared, &transaction, batch)?;
-        write_rest(&transaction, batch)?;
-    }
-    transaction.commit().map_err(|error| {
-        let message = format!("the commit failed, and may have happened: {error}");
-        StoreError::new(StoreErrorKind::OutcomeUnknown, message).with_source(error)
-    })
-}
-
-fn write_rows(shared: &Shared, transaction: &WriteTransaction, batch: &WriteBatch) -> Result<(), StoreError> {
-    let mut rows = transaction.open_table(ROWS).map_err(failed)?;
-    let mut index = transaction.open_table(INDEX).map_err(failed)?;
-    let mut queue = transaction.open_table(QUEUE).map_err(failed)?;
-    // In the order of the keys, which is the cheapest for a tree.
-    let mut writes = BTreeMap::new();
-    for write in &batch.rows {
-        let (RowWrite::Put { key, .. } | RowWrite::Remove { key }) = write;
-        writes.insert(keys::row(key), write);
-    }
-    let mut added = BTreeMap::new();
-    for (bytes, write) in &writes {
-        let before = match write {
-            RowWrite::Remove { .. } => rows.remove(bytes.as_slice()).map_err(failed)?,
-            RowWrite::Put { key, row, index_keys } => {
-                let mut numbered = Vec::with_capacity(index_keys.len());
-                for (name, index_key) in index_keys {
-                    let Some(number) = shared.index_number(&key.table, name) else {
-                        let message = format!("`{}` has no index `{name}`: open the store with it", key.table);
-                        return Err(StoreError::new(StoreErrorKind::Unsupported, message));
-                    };
-                    numbered.push((number, index_key));
-                    added.insert(keys::entry(number, &key.account, index_key, &key.id), None);
-                }
-                for operation in &row.operations {
-                    queue.insert(operation.place.to_be_bytes().as_slice(), bytes.as_slice()).map_err(failed)?;
-                }
-                let value = codec::encode_row(row, &numbered);
-                rows.insert(bytes.as_slice(), value.as_slice()).map_err(failed)?
-            }
-        };
-        let Some(before) = before else { continue };
-        let links = codec::decode_links(before.value())?;
-        let (RowWrite::Put { key, .. } | RowWrite::Remove { key }) = write;
-        for (number, index_key) in links.index_keys {
-            added.entry(keys::entry(number, &key.account, &index_key, &key.id)).or_insert(Some(()));
-        }
-        for place in links.places {
-            let kept = matches!(write, RowWrite::Put { row, .. } if row.operations.iter().any(|o| o.place == place));
-            if !kept {
-                queue.remove(place.to_be_bytes().as_slice()).map_err(failed)?;
-            }
+        match keys::behind(keys::account(&account)) {
+            Some(behind) => start = behind,
+            None => return Ok(false),
         }
     }
-    for (entry, removed) in added {
-        match removed {
-            None => index.insert(entry.as_slice(), [].as_slice()).map_err(failed)?,
-            Some(()) => index.remove(entry.as_slice()).map_err(failed)?,
-        };
-    }
-    Ok(())
-}
-
-fn write_rest(transaction: &WriteTransaction, batch: &WriteBatch) -> Result<(), StoreError> {
-    let mut tokens = transaction.open_table(TOKENS).map_err(failed)?;
-    for (scope, token) in &batch.tokens {
-        let key = keys::scope(scope);
-        match token {
-            Some(token) => tokens.insert(key.as_slice(), token.0.as_bytes()).map_err(failed)?,
-            None => tokens.remove(key.as_slice()).map_err(failed)?,
-        };
-    }
-    let mut losers = transaction.open_table(LOSERS).map_err(failed)?;
-    for id in &batch.remove_losers {
-        losers.remove(id.as_bytes().as_slice()).map_err(failed)?;
-    }
-    for loser in &batch.add_losers {
-        losers.insert(loser.id.as_bytes().as_slice(), codec::encode_loser(loser).as_slice()).map_err(failed)?;
-    }
-    let mut indexed = transaction.open_table(INDEXED).map_err(failed)?;
-    for spec in &batch.indexed {
-        indexed.insert(spec.table.as_bytes(), encode_spec(spec).as_slice()).map_err(failed)?;
-    }
-    Ok(())
 }

@@ -10,8 +10,8 @@ use datasync_core::{
     clock::Clock,
     row::{Row, RowKey, SettledLoser},
     store::{
-        DeltaToken, Head, OperationsRequest, QueuedOperation, ScanPage, ScanRequest, ScopeKey, Store, StoreError,
-        StoreErrorKind, TableSpec, WriteBatch,
+        DeltaToken, Head, LinkedRequest, Note, OperationsRequest, QueuedOperation, ScanPage, ScanRequest, ScopeKey,
+        Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
     },
 };
 use uuid::Uuid;
@@ -102,6 +102,23 @@ impl<S: Store> Store for FaultStore<S> {
 
     async fn scopes(&self, account: &str, table: &str) -> Result<Vec<ScopeKey>, StoreError> {
         self.call(StoreCall::Read, self.inner.scopes(account, table)).await
+    }
+
+    async fn linked(&self, request: &LinkedRequest) -> Result<Vec<Arc<str>>, StoreError> {
+        self.call(StoreCall::Read, self.inner.linked(request)).await
+    }
+
+    async fn notes(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Note>>, StoreError> {
+        self.call(StoreCall::Read, self.inner.notes(keys)).await
+    }
+
+    async fn list_notes(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Arc<str>, Note)>, StoreError> {
+        self.call(StoreCall::Read, self.inner.list_notes(prefix, after, limit)).await
     }
 
     async fn losers(&self, account: &str, after: Option<Uuid>, limit: usize) -> Result<Vec<SettledLoser>, StoreError> {

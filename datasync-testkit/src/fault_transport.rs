@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use datasync_core::{
     clock::Clock,
     transport::{
-        Capabilities, Page, PageRequest, PushOperation, PushOutcome, ServiceRow, Transport, TransportError,
+        Capabilities, Page, PageRequest, PushOperation, PushOutcome, RowRequest, ServiceRow, Transport, TransportError,
         TransportErrorKind,
     },
 };
@@ -67,8 +67,8 @@ impl<T: Transport> Transport for FaultTransport<T> {
         self.call(TransportCall::FetchPage, self.inner.fetch_page(request)).await?
     }
 
-    async fn fetch(&self, table: &str, id: &str, include_deleted: bool) -> Result<Option<ServiceRow>, TransportError> {
-        self.call(TransportCall::Fetch, self.inner.fetch(table, id, include_deleted)).await?
+    async fn fetch(&self, request: &RowRequest) -> Result<Option<ServiceRow>, TransportError> {
+        self.call(TransportCall::Fetch, self.inner.fetch(request)).await?
     }
 
     async fn push(&self, operations: &[PushOperation]) -> Vec<PushOutcome> {

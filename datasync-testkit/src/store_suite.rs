@@ -8,10 +8,10 @@ use std::{ops::Bound, sync::Arc};
 
 use datasync_core::{
     memory::MemoryStore,
-    row::{Body, Hold, Operation, OperationKind, Phase, Record, Row, RowKey, SettledLoser, Side},
+    row::{Body, Hold, LoserCause, Operation, OperationKind, Phase, Record, Row, RowKey, SettledLoser, Side},
     store::{
-        DeltaToken, Direction, OperationsRequest, RowWrite, ScanRequest, ScopeKey, Store, StoreErrorKind, TableSpec,
-        WriteBatch,
+        Clear, DeltaToken, Direction, LinkedRequest, Note, OperationsRequest, RowWrite, ScanRequest, ScopeKey, Store,
+        StoreErrorKind, TableSpec, WriteBatch,
     },
 };
 use futures::executor::block_on;
@@ -125,6 +125,7 @@ impl Random {
 
 const IDS: [&str; 9] = ["a", "a\0", "a\u{1}", "aa", "b", "\u{ff}", "é", "\u{10ffff}", "~"];
 const TABLES: [&str; 2] = ["notes", "notes\0"];
+const NOTES: [&str; 5] = ["", "a", "a/b", "a0", "é"];
 const INDEX: &str = "rank(rank:i64)";
 
 fn specs() -> Vec<TableSpec> {
@@ -141,6 +142,8 @@ fn operation(place: u64) -> Operation {
         version: Some("v".to_owned()),
         frozen: None,
         fingerprint: 7,
+        schema: 1,
+        edited: None,
         attempts: 0,
         rounds: 0,
     }
@@ -169,7 +172,12 @@ fn batch(random: &mut Random, number: u64) -> WriteBatch {
                 ..Row::default()
             };
             let rank = [&[0][..], &[0, 0], &[1, 255], &[255, 255], &[]][random.next(5)].to_vec();
-            RowWrite::Put { key, row, index_keys: if has_record { vec![(INDEX.into(), rank)] } else { Vec::new() } }
+            // Entries of rows without a record are links: no scan shows them.
+            let mut index_keys = vec![(INDEX.into(), rank)];
+            if random.next(3) == 0 {
+                index_keys.push((INDEX.into(), vec![0, 7]));
+            }
+            RowWrite::Put { key, row, index_keys: if has_record { index_keys } else { index_keys.split_off(1) } }
         });
     }
     let scope =
@@ -184,8 +192,20 @@ fn batch(random: &mut Random, number: u64) -> WriteBatch {
             body: Body::from(&b"{}"[..]),
             version: None,
             at: Timestamp::UNIX_EPOCH,
+            schema: 2,
+            cause: LoserCause::Vanished,
         }),
         _ => batch.remove_losers.push(Uuid::from_u128(random.next(number as usize + 1) as u128)),
+    }
+    let note = NOTES[random.next(NOTES.len())];
+    match random.next(4) {
+        0 => batch.notes.push((note.into(), None)),
+        1 => {}
+        _ => batch.notes.push((note.into(), Some(Note(number.to_be_bytes().to_vec())))),
+    }
+    if random.next(12) == 0 {
+        let table = (random.next(3) > 0).then(|| TABLES[random.next(2)].into());
+        batch.clear.push(Clear { account: "".into(), table });
     }
     batch
 }
@@ -219,6 +239,16 @@ async fn everything(store: &dyn Store) -> String {
                 }
             }
         }
+        for key in [vec![], vec![0], vec![0, 7]] {
+            let (account, table, index) = ("".into(), table.into(), INDEX.into());
+            let mut request = LinkedRequest { account, table, index, key, after: None, limit: 2 };
+            loop {
+                let ids = store.linked(&request).await.unwrap();
+                all += &format!("{ids:?}");
+                let Some(last) = ids.last() else { break };
+                request.after = Some(Arc::clone(last));
+            }
+        }
         all += &format!("{:?}", store.scopes("", table).await.unwrap());
         for scope in store.scopes("", table).await.unwrap() {
             all += store.delta_token(&scope).await.unwrap().unwrap().0.as_ref();
@@ -229,6 +259,15 @@ async fn everything(store: &dyn Store) -> String {
     }
     let request = OperationsRequest { account: "".into(), tables: None, after: 0, limit: usize::MAX };
     all += &format!("{:?}", store.operations(&request).await.unwrap());
+    let keys = NOTES.map(Arc::from);
+    all += &format!(
+        "{:?}",
+        store.notes(&keys).await.unwrap().into_iter().map(|note| note.map(|note| note.0)).collect::<Vec<_>>()
+    );
+    for (prefix, after) in [("", None), ("a", None), ("a", Some("a")), ("a/", None), ("", Some("a0")), ("b", Some("a"))]
+    {
+        all += &format!("{:?}", store.list_notes(prefix, after, 3).await.unwrap());
+    }
     all + &format!("{:?}", store.losers("", Some(Uuid::from_u128(3)), 4).await.unwrap())
 }
 

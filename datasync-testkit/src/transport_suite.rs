@@ -7,7 +7,7 @@ use datasync_core::{
     query::QueryDescription,
     row::{Body, OperationKind},
     store::DeltaToken,
-    transport::{PageRequest, Purpose, PushOperation, PushOutcome, ServiceRow, Transport},
+    transport::{PageRequest, Purpose, PushOperation, PushOutcome, RowRequest, ServiceRow, Transport},
 };
 use futures::executor::block_on;
 use uuid::Uuid;
@@ -57,6 +57,8 @@ const TABLE: &str = "notes";
 fn operation(key: u128, kind: OperationKind, id: &str, rank: i64, version: Option<&str>) -> PushOperation {
     let body = format!(r#"{{"id":"{id}","title":"note {id}","rank":{rank}}}"#);
     PushOperation {
+        account: "".into(),
+        base: None,
         table: TABLE.into(),
         id: id.into(),
         kind,
@@ -89,7 +91,7 @@ async fn inserted(transport: &dyn Transport, id: &str, rank: i64) -> String {
     let copy = applied(push(transport, insert(id, rank)).await);
     let row = match copy {
         Some(row) => row,
-        None => transport.fetch(TABLE, id, false).await.unwrap().unwrap(),
+        None => transport.fetch(&RowRequest::new(TABLE, id)).await.unwrap().unwrap(),
     };
     assert_eq!(&*row.id, id);
     row.record.version.unwrap()
@@ -120,7 +122,7 @@ pub fn changes_are_answered_by_what_became_of_them<T: Transport, K>(make: impl F
         assert!(shown.is_none_or(|row| row.record.version.as_ref() == Some(&first) && rank(&row) == 1));
 
         let replaced = applied(push(&transport, operation(901, OperationKind::Replace, "a", 3, Some(&first))).await);
-        let now = transport.fetch(TABLE, "a", false).await.unwrap().unwrap();
+        let now = transport.fetch(&RowRequest::new(TABLE, "a")).await.unwrap().unwrap();
         assert_eq!(rank(&now), 3);
         assert_ne!(now.record.version.as_ref(), Some(&first), "a change gives another version");
         assert!(replaced.is_none_or(|row| row.record.version == now.record.version));
@@ -130,7 +132,11 @@ pub fn changes_are_answered_by_what_became_of_them<T: Transport, K>(make: impl F
         assert!(shown.is_none_or(|row| row.record.version == now.record.version));
         let shown = copy(push(&transport, operation(903, OperationKind::Delete, "a", 0, Some(&first))).await);
         assert!(shown.is_none_or(|row| row.record.version == now.record.version));
-        assert_eq!(rank(&transport.fetch(TABLE, "a", false).await.unwrap().unwrap()), 3, "nothing was changed");
+        assert_eq!(
+            rank(&transport.fetch(&RowRequest::new(TABLE, "a")).await.unwrap().unwrap()),
+            3,
+            "nothing was changed"
+        );
 
         let version = now.record.version.as_deref();
         applied(push(&transport, operation(904, OperationKind::Delete, "a", 0, version)).await);
@@ -139,10 +145,14 @@ pub fn changes_are_answered_by_what_became_of_them<T: Transport, K>(make: impl F
         let never = push(&transport, operation(906, OperationKind::Replace, "never", 5, Some("AQ=="))).await;
         assert!(matches!(never, PushOutcome::NotFound | PushOutcome::Gone), "{never:?}");
 
-        let Some(tombstone) = transport.fetch(TABLE, "a", true).await.unwrap() else { return };
+        let Some(tombstone) =
+            transport.fetch(&RowRequest { include_deleted: true, ..RowRequest::new(TABLE, "a") }).await.unwrap()
+        else {
+            return;
+        };
         let undelete = operation(907, OperationKind::Undelete, "a", 6, tombstone.record.version.as_deref());
         applied(push(&transport, undelete).await);
-        assert_eq!(rank(&transport.fetch(TABLE, "a", false).await.unwrap().unwrap()), 6);
+        assert_eq!(rank(&transport.fetch(&RowRequest::new(TABLE, "a")).await.unwrap().unwrap()), 6);
     });
 }
 
@@ -169,7 +179,7 @@ pub fn outcomes_come_in_the_order_of_the_operations<T: Transport, K>(make: impl 
             }
         }
         for (place, operation) in operations.iter().enumerate() {
-            let row = transport.fetch(TABLE, &operation.id, false).await.unwrap().unwrap();
+            let row = transport.fetch(&RowRequest::new(TABLE, &*operation.id)).await.unwrap().unwrap();
             assert_eq!(rank(&row), if place == middle { 0 } else { place as i64 });
         }
     });
@@ -185,6 +195,7 @@ async fn pull(
     let mut first = true;
     for _ in 0..1_000 {
         let request = PageRequest {
+            account: "".into(),
             table: TABLE.into(),
             purpose: Purpose::Pull,
             query: QueryDescription { filter: filter.parse().ok(), ..QueryDescription::default() },
@@ -256,6 +267,7 @@ pub fn a_query_comes_in_its_order<T: Transport, K>(make: impl Fn() -> (T, K)) {
         }
         let text = "$filter=rank ge 3&$orderby=rank desc&$count=true";
         let mut request = PageRequest {
+            account: "".into(),
             table: TABLE.into(),
             purpose: Purpose::Query,
             query: text.parse().unwrap(),
@@ -291,10 +303,22 @@ pub fn fetch_tells_deleted_rows_from_missing_ones<T: Transport, K>(make: impl Fn
     block_on(async {
         let version = inserted(&transport, "a", 1).await;
         applied(push(&transport, operation(900, OperationKind::Delete, "a", 0, Some(&version))).await);
-        assert!(transport.fetch(TABLE, "a", false).await.unwrap().is_none());
-        assert!(transport.fetch(TABLE, "a", true).await.unwrap().is_some_and(|row| row.record.deleted));
+        assert!(transport.fetch(&RowRequest::new(TABLE, "a")).await.unwrap().is_none());
+        assert!(
+            transport
+                .fetch(&RowRequest { include_deleted: true, ..RowRequest::new(TABLE, "a") })
+                .await
+                .unwrap()
+                .is_some_and(|row| row.record.deleted)
+        );
         for include_deleted in [false, true] {
-            assert!(transport.fetch(TABLE, "never", include_deleted).await.unwrap().is_none());
+            assert!(
+                transport
+                    .fetch(&RowRequest { include_deleted, ..RowRequest::new(TABLE, "never") })
+                    .await
+                    .unwrap()
+                    .is_none()
+            );
         }
     });
 }
@@ -311,7 +335,8 @@ pub fn a_dropped_request_spoils_no_other<T: Transport, K>(make: impl Fn() -> (T,
         inserted(&transport, "b", 2).await;
         for polls in 0..20 {
             {
-                let mut dropped = transport.fetch(TABLE, "a", false);
+                let request = RowRequest::new(TABLE, "a");
+                let mut dropped = transport.fetch(&request);
                 for _ in 0..polls {
                     if futures::poll!(dropped.as_mut()).is_ready() {
                         break;
@@ -319,7 +344,7 @@ pub fn a_dropped_request_spoils_no_other<T: Transport, K>(make: impl Fn() -> (T,
                     std::thread::yield_now();
                 }
             }
-            let row = transport.fetch(TABLE, "b", false).await.unwrap().unwrap();
+            let row = transport.fetch(&RowRequest::new(TABLE, "b")).await.unwrap().unwrap();
             assert_eq!((&*row.id, rank(&row)), ("b", 2));
         }
     });

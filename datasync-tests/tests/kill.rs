@@ -196,6 +196,7 @@ type Titles = HashMap<String, String>;
 async fn rows_of(address: SocketAddr) -> Vec<(String, String, Timestamp)> {
     let transport = HttpTransport::new(&format!("http://{address}")).unwrap();
     let mut request = PageRequest {
+        account: "".into(),
         table: "note".into(),
         purpose: Purpose::Query,
         query: QueryDescription::default(),

@@ -145,7 +145,7 @@ impl ClientBuilder {
             let name: Arc<str> = schema.name.as_ref().into();
             let policy = self.config.policy(&name);
             let fingerprint = schema.fingerprint();
-            let table = Arc::new(Table { name: Arc::clone(&name), schema, fingerprint, policy, resolver });
+            let table = Arc::new(Table { name: Arc::clone(&name), schema, fingerprint, version: 1, policy, resolver });
             if tables.insert(Arc::clone(&name), table).is_some() {
                 let message = format!("the table `{name}` was added twice");
                 return Err(Error::new(ErrorKind::InvalidConfig, message));
@@ -172,6 +172,7 @@ impl ClientBuilder {
             events: crate::events::Events::default(),
             pushing: crate::engine::joined::Joined::default(),
             pulling: std::sync::Mutex::default(),
+            account: std::sync::Mutex::new(DEFAULT_ACCOUNT.into()),
         };
         Ok(DatasyncClient { engine: Arc::new(engine) })
     }
@@ -238,7 +239,7 @@ async fn reindex(
             }
             Ok(())
         };
-        committer.commit(Reads { rows, tokens: Vec::new() }, plan).await?;
+        committer.commit(Reads::rows(rows), plan).await?;
         match page.next {
             Some(next) => request.after = Some(next),
             None => return Ok(()),

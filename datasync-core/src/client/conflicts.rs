@@ -12,7 +12,7 @@ use crate::{
     },
     entity::SyncEntity,
     error::{Error, ErrorKind},
-    row::{Body, DEFAULT_ACCOUNT, Hold, OperationKind, ParkReason, Record, Row, RowKey, ServiceCopy, SettledLoser},
+    row::{Body, Hold, OperationKind, ParkReason, Record, Row, RowKey, ServiceCopy, SettledLoser},
 };
 
 /// A conflict that waits for somebody: all sides of it.
@@ -252,7 +252,7 @@ impl DatasyncClient {
         let mut all: Vec<SettledLoser> = Vec::new();
         loop {
             let after = all.last().map(|loser| loser.id);
-            let page = self.engine.store.losers(DEFAULT_ACCOUNT, after, 1_000).await?;
+            let page = self.engine.store.losers(&self.engine.account(), after, 1_000).await?;
             if page.is_empty() {
                 return Ok(all);
             }

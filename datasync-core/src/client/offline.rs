@@ -23,7 +23,7 @@ use crate::{
     error::{Error, ErrorKind},
     query::{Access, Filter, Order, Query, QueryDescription, plan},
     report::{PullReport, PurgeReport, PushReport},
-    row::{Body, DEFAULT_ACCOUNT, Record, RowKey},
+    row::{Body, Record, RowKey},
     schema::{ID, SERVICE_OWNED},
 };
 
@@ -55,7 +55,7 @@ impl<E: SyncEntity> OfflineTable<E> {
     }
 
     fn key(&self, id: &str) -> RowKey {
-        RowKey { account: DEFAULT_ACCOUNT.into(), table: Arc::clone(&self.table.name), id: id.into() }
+        self.engine.key(&self.table, id)
     }
 
     /// Adds a row. An empty id becomes a UUIDv7.
@@ -137,7 +137,7 @@ impl<E: SyncEntity> OfflineTable<E> {
             }
             Ok(())
         };
-        self.engine.committer.commit(Reads { rows, tokens: Vec::new() }, plan).await
+        self.engine.committer.commit(Reads::rows(rows), plan).await
     }
 
     /// The row of that id; `None` if there is none here.

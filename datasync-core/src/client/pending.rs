@@ -13,7 +13,7 @@ use crate::{
         committer::{Reads, Tx},
     },
     error::{Error, ErrorKind},
-    row::{DEFAULT_ACCOUNT, Hold, Operation, OperationKind, ParkReason, Phase, Record, Row, RowKey},
+    row::{Hold, Operation, OperationKind, ParkReason, Phase, Record, Row, RowKey},
     store::{OperationsRequest, QueuedOperation},
 };
 
@@ -72,7 +72,7 @@ impl PendingChange {
 
 /// Every queued operation of these tables, in order.
 pub(crate) async fn queued(engine: &Engine, tables: Option<Vec<Arc<str>>>) -> Result<Vec<QueuedOperation>, Error> {
-    let mut request = OperationsRequest { account: DEFAULT_ACCOUNT.into(), tables, after: 0, limit: 1_000 };
+    let mut request = OperationsRequest { account: engine.account(), tables, after: 0, limit: 1_000 };
     let mut all = Vec::new();
     loop {
         let page = engine.store.operations(&request).await?;
@@ -159,7 +159,7 @@ impl DatasyncClient {
     }
 
     pub(crate) fn pending_key(&self, table: &str, id: &str) -> Result<RowKey, Error> {
-        Ok(RowKey::new(Arc::clone(&self.engine.tables.get(table)?.name), id))
+        Ok(self.engine.key(self.engine.tables.get(table)?, id))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     error::Error,
     query::{Query, QueryDescription},
     report::PurgeReport,
-    row::{DEFAULT_ACCOUNT, OperationKind, Row, RowKey, SettledLoser, Side},
+    row::{OperationKind, Row, RowKey, SettledLoser, Side},
     store::ScopeKey,
 };
 
@@ -73,10 +73,8 @@ pub(crate) async fn purge(
         let pending = losers.iter().map(lost).collect();
         return Err(refuse(table, pending));
     }
-    let key =
-        |id: &Arc<str>| RowKey { account: DEFAULT_ACCOUNT.into(), table: Arc::clone(&table.name), id: Arc::clone(id) };
-    let rows: Vec<RowKey> = ids.iter().map(key).collect();
-    let tokens = engine.store.scopes(DEFAULT_ACCOUNT, &table.name).await?;
+    let rows: Vec<RowKey> = ids.iter().map(|id| engine.key(table, Arc::clone(id))).collect();
+    let tokens = engine.store.scopes(&engine.account(), &table.name).await?;
     let plan = Plan {
         table: Arc::clone(table),
         rows: rows.clone(),
@@ -85,7 +83,7 @@ pub(crate) async fn purge(
         whole,
         force,
     };
-    engine.committer.commit(Reads { rows, tokens: Vec::new() }, move |tx| plan.run(tx)).await
+    engine.committer.commit(Reads::rows(rows), move |tx| plan.run(tx)).await
 }
 
 struct Plan {
@@ -157,7 +155,7 @@ async fn losers(engine: &Engine, table: &Table, ids: Option<&BTreeSet<Arc<str>>>
     let mut found = Vec::new();
     let mut after = None;
     loop {
-        let page = engine.store.losers(DEFAULT_ACCOUNT, after, 1_000).await?;
+        let page = engine.store.losers(&engine.account(), after, 1_000).await?;
         let Some(last) = page.last() else { return Ok(found) };
         after = Some(last.id);
         found.extend(page.into_iter().filter(|loser| {

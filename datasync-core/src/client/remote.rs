@@ -11,7 +11,7 @@ use crate::{
     error::{Error, ErrorKind},
     query::{Filter, Order, Query},
     row::OperationKind,
-    transport::{PageRequest, Purpose, PushOperation, PushOutcome, ServiceRow},
+    transport::{PageRequest, Purpose, PushOperation, PushOutcome, RowRequest, ServiceRow},
 };
 
 /// How many rows a page of a remote query holds at most.
@@ -102,7 +102,9 @@ impl<E: SyncEntity> RemoteTable<E> {
     /// [`ErrorKind::InvalidEntity`] if the answer cannot be read as `E`.
     pub async fn get(&self, id: &str) -> Result<Option<Remote<E>>, Error> {
         check_id(id)?;
-        let row = self.engine.transport.fetch(&self.name, id, false).await?;
+        let (account, table) = (self.engine.account(), Arc::clone(&self.name));
+        let request = RowRequest { account, table, id: id.into(), include_deleted: false };
+        let row = self.engine.transport.fetch(&request).await?;
         row.map(Self::remote).transpose()
     }
 
@@ -163,7 +165,8 @@ impl<E: SyncEntity> RemoteTable<E> {
     ) -> Result<PushOutcome, Error> {
         check_id(id)?;
         let key = random_key(&*self.engine.clock);
-        let operation = PushOperation { table: Arc::clone(&self.name), id: id.into(), kind, key, version, body };
+        let (account, table, id) = (self.engine.account(), Arc::clone(&self.name), id.into());
+        let operation = PushOperation { account, table, id, kind, key, version, body, base: None };
         let mut outcomes = self.engine.transport.push(&[operation]).await;
         outcomes.pop().ok_or_else(|| Error::new(ErrorKind::Service, "the transport gave no outcome"))
     }
@@ -262,6 +265,7 @@ impl<E: SyncEntity> RemoteQuery<E> {
 
     async fn rows(self) -> Result<Rows<Remote<E>>, Error> {
         let mut request = PageRequest {
+            account: self.table.engine.account(),
             table: Arc::clone(&self.table.name),
             purpose: Purpose::Query,
             query: self.query.into_description(),

@@ -7,7 +7,7 @@ use crate::{
     engine::{Engine, table::Table},
     error::Error,
     query::{Access, Evaluator, KeyRange, QueryDescription, SortKey, Sorted, plan},
-    row::{DEFAULT_ACCOUNT, Record},
+    row::Record,
     store::ScanRequest,
 };
 
@@ -23,9 +23,9 @@ pub struct Rows<T> {
     pub total: Option<u64>,
 }
 
-fn scan(table: &Table, access: &Access, range: KeyRange) -> ScanRequest {
+fn scan(engine: &Engine, table: &Table, access: &Access, range: KeyRange) -> ScanRequest {
     ScanRequest {
-        account: DEFAULT_ACCOUNT.into(),
+        account: engine.account(),
         table: Arc::clone(&table.name),
         index: access.index.clone(),
         range,
@@ -95,7 +95,7 @@ pub(crate) async fn search(
     // Of the first rows no more are read than are wanted, and one that tells where they end.
     let mut limit = if access.sorted == Sorted::Not { CHUNK } else { wanted.saturating_add(1).min(CHUNK) };
     'ranges: for range in &access.ranges {
-        let mut request = scan(table, &access, range.clone());
+        let mut request = scan(engine, table, &access, range.clone());
         loop {
             if enough(&found) {
                 break 'ranges;
@@ -128,7 +128,7 @@ pub(crate) async fn count(engine: &Engine, table: &Table, query: &QueryDescripti
     let access = plan(&counted, &table.schema);
     let mut total = 0;
     for range in &access.ranges {
-        let mut request = scan(table, &access, range.clone());
+        let mut request = scan(engine, table, &access, range.clone());
         loop {
             let page = engine.store.scan(&request).await?;
             for (id, record) in page.records.iter().filter(|(_, record)| is_wanted(query, record)) {

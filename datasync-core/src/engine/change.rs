@@ -141,6 +141,8 @@ fn queue(tx: &mut Tx<'_>, table: &Table, row: &mut Row, kind: OperationKind, ver
         version,
         frozen: None,
         fingerprint: table.fingerprint,
+        schema: table.version,
+        edited: None,
         attempts: 0,
         rounds: 0,
     });
@@ -158,6 +160,8 @@ pub(crate) fn refuse(tx: &mut Tx<'_>, row: &mut Row) -> bool {
     first.hold = Hold::Ready;
     let Some(second) = second else { return true };
     first.fingerprint = second.fingerprint;
+    first.schema = second.schema;
+    first.edited = second.edited;
     first.attempts = 0;
     use OperationKind::{Delete, Insert, Replace, Undelete};
     match (first.kind, second.kind) {

@@ -31,7 +31,9 @@ use crate::{
     error::{Error, ErrorKind},
     query::index_keys,
     row::{Row, RowKey, SettledLoser},
-    store::{DeltaToken, Head, RowWrite, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch},
+    store::{
+        Clear, DeltaToken, Head, Note, RowWrite, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
+    },
 };
 
 /// The greatest number of rows in one commit, unless a single member needs more.
@@ -44,11 +46,26 @@ const MAX_ROUNDS: usize = 16;
 pub(crate) struct Reads {
     pub(crate) rows: Vec<RowKey>,
     pub(crate) tokens: Vec<ScopeKey>,
+    pub(crate) notes: Vec<Arc<str>>,
 }
 
 impl Reads {
     pub(crate) fn row(key: RowKey) -> Reads {
-        Reads { rows: vec![key], tokens: Vec::new() }
+        Reads::rows(vec![key])
+    }
+
+    pub(crate) fn rows(rows: Vec<RowKey>) -> Reads {
+        Reads { rows, ..Reads::default() }
+    }
+
+    pub(crate) fn token(mut self, scope: ScopeKey) -> Reads {
+        self.tokens.push(scope);
+        self
+    }
+
+    pub(crate) fn note(mut self, key: Arc<str>) -> Reads {
+        self.notes.push(key);
+        self
     }
 }
 
@@ -57,25 +74,56 @@ impl Reads {
 struct Overlay {
     rows: BTreeMap<RowKey, Option<Row>>,
     tokens: BTreeMap<ScopeKey, Option<DeltaToken>>,
+    notes: BTreeMap<Arc<str>, Option<Note>>,
+    clear: Vec<Clear>,
     add_losers: Vec<SettledLoser>,
     remove_losers: BTreeSet<Uuid>,
     indexed: Vec<TableSpec>,
     last_place: u64,
+    raise_generation: bool,
 }
 
 impl Overlay {
     fn absorb(&mut self, other: Overlay) {
+        other.clear.iter().for_each(|clear| self.forget(clear));
         self.rows.extend(other.rows);
         self.tokens.extend(other.tokens);
+        self.notes.extend(other.notes);
+        self.clear.extend(other.clear);
+        self.raise_generation |= other.raise_generation;
         self.add_losers.extend(other.add_losers);
         self.remove_losers.extend(other.remove_losers);
         self.indexed.extend(other.indexed);
         self.last_place = other.last_place;
     }
 
+    /// Takes back what was written before everything of an account or table was removed.
+    fn forget(&mut self, clear: &Clear) {
+        self.rows.retain(|key, _| !clear.includes(&key.account, &key.table));
+        self.tokens.retain(|scope, _| !clear.includes(&scope.account, &scope.table));
+        self.add_losers.retain(|loser| !clear.includes(&loser.key.account, &loser.key.table));
+    }
+
+    fn has_cleared(&self, account: &str, table: &str) -> bool {
+        self.clear.iter().any(|clear| clear.includes(account, table))
+    }
+
+    fn row(&self, key: &RowKey) -> Option<Option<Row>> {
+        let written = self.rows.get(key).cloned();
+        written.or_else(|| self.has_cleared(&key.account, &key.table).then_some(None))
+    }
+
+    fn token(&self, scope: &ScopeKey) -> Option<Option<DeltaToken>> {
+        let written = self.tokens.get(scope).cloned();
+        written.or_else(|| self.has_cleared(&scope.account, &scope.table).then_some(None))
+    }
+
     fn is_empty(&self) -> bool {
         self.rows.is_empty()
             && self.tokens.is_empty()
+            && self.notes.is_empty()
+            && self.clear.is_empty()
+            && !self.raise_generation
             && self.add_losers.is_empty()
             && self.remove_losers.is_empty()
             && self.indexed.is_empty()
@@ -86,6 +134,7 @@ impl Overlay {
 struct Snapshot {
     rows: BTreeMap<RowKey, Option<Row>>,
     tokens: BTreeMap<ScopeKey, Option<DeltaToken>>,
+    notes: BTreeMap<Arc<str>, Option<Note>>,
     head: Head,
 }
 
@@ -94,30 +143,55 @@ pub(crate) struct Tx<'a> {
     snapshot: &'a Snapshot,
     group: &'a Overlay,
     own: Overlay,
+    tables: &'a Tables,
     clock: &'a dyn Clock,
 }
 
 impl Tx<'_> {
     /// The row as the members before this one leave it; `None` if nothing is kept of it.
     pub(crate) fn row(&self, key: &RowKey) -> Result<Option<Row>, Error> {
-        let found = self.own.rows.get(key).or_else(|| self.group.rows.get(key)).or_else(|| self.snapshot.rows.get(key));
-        found.cloned().ok_or_else(|| unread(format!("{key:?}")))
+        let written = self.own.row(key).or_else(|| self.group.row(key));
+        written.or_else(|| self.snapshot.rows.get(key).cloned()).ok_or_else(|| unread(format!("{key:?}")))
     }
 
     /// Keeps the row; one with nothing left is removed.
-    pub(crate) fn put(&mut self, key: &RowKey, row: Row) {
+    pub(crate) fn put(&mut self, key: &RowKey, mut row: Row) {
+        if let (Some(table), None) = (self.tables.0.get(&key.table), &row.quarantine) {
+            row.schema = table.version;
+        }
         let row = (!row.is_empty()).then_some(row);
         self.own.rows.insert(key.clone(), row);
     }
 
     pub(crate) fn token(&self, scope: &ScopeKey) -> Result<Option<DeltaToken>, Error> {
-        let found =
-            self.own.tokens.get(scope).or_else(|| self.group.tokens.get(scope)).or(self.snapshot.tokens.get(scope));
-        found.cloned().ok_or_else(|| unread(format!("the token of {}", scope.table)))
+        let written = self.own.token(scope).or_else(|| self.group.token(scope));
+        let found = written.or_else(|| self.snapshot.tokens.get(scope).cloned());
+        found.ok_or_else(|| unread(format!("the token of {}", scope.table)))
     }
 
     pub(crate) fn set_token(&mut self, scope: &ScopeKey, token: Option<DeltaToken>) {
         self.own.tokens.insert(scope.clone(), token);
+    }
+
+    pub(crate) fn note(&self, key: &Arc<str>) -> Result<Option<Note>, Error> {
+        let found =
+            self.own.notes.get(key).or_else(|| self.group.notes.get(key)).or_else(|| self.snapshot.notes.get(key));
+        found.cloned().ok_or_else(|| unread(format!("the note {key}")))
+    }
+
+    pub(crate) fn set_note(&mut self, key: &Arc<str>, note: Option<Note>) {
+        self.own.notes.insert(Arc::clone(key), note);
+    }
+
+    /// Removes everything of an account, or of one of its tables; what is written later stays.
+    pub(crate) fn clear(&mut self, clear: Clear) {
+        self.own.forget(&clear);
+        self.own.clear.push(clear);
+    }
+
+    /// Makes pages that are on their way worthless (I13).
+    pub(crate) fn raise_generation(&mut self) {
+        self.own.raise_generation = true;
     }
 
     pub(crate) fn add_loser(&mut self, loser: SettledLoser) {
@@ -134,7 +208,7 @@ impl Tx<'_> {
 
     /// The generation of the store (I13).
     pub(crate) fn generation(&self) -> u64 {
-        self.snapshot.head.generation
+        self.snapshot.head.generation + u64::from(self.group.raise_generation) + u64::from(self.own.raise_generation)
     }
 
     pub(crate) fn new_place(&mut self) -> u64 {
@@ -339,12 +413,11 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
             Some(head) => head,
             None => store.head().await?,
         };
-        let (rows, scopes) = wanted(members);
-        let snapshot = read(store, rows, scopes, known).await?;
+        let snapshot = read(store, wanted(members), known).await?;
         let mut group = Overlay { last_place: known.last_place, ..Overlay::default() };
         for member in members.iter_mut() {
             let own = Overlay { last_place: group.last_place, ..Overlay::default() };
-            let mut tx = Tx { snapshot: &snapshot, group: &group, own, clock };
+            let mut tx = Tx { snapshot: &snapshot, group: &group, own, tables: &engine.tables, clock };
             if member.plan(&mut tx) {
                 let own = tx.own;
                 group.absorb(own);
@@ -353,7 +426,12 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
         if group.is_empty() {
             return Ok(known);
         }
-        let next = Head { number: known.number + 1, id: random_key(clock), last_place: group.last_place, ..known };
+        let next = Head {
+            number: known.number + 1,
+            id: random_key(clock),
+            generation: known.generation + u64::from(group.raise_generation),
+            last_place: group.last_place,
+        };
         let under_way = engine.watchers.commit();
         if commit(store, &engine.tables, &group, next).await? {
             let before = |key: &RowKey| snapshot.rows.get(key).and_then(Option::as_ref);
@@ -367,28 +445,25 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
 }
 
 /// What the members read, each once, in order.
-fn wanted(members: &[Box<dyn Member>]) -> (BTreeSet<RowKey>, BTreeSet<ScopeKey>) {
+fn wanted(members: &[Box<dyn Member>]) -> Reads {
     let reads = || members.iter().map(|member| member.reads());
-    (
-        reads().flat_map(|reads| reads.rows.iter().cloned()).collect(),
-        reads().flat_map(|reads| reads.tokens.iter().cloned()).collect(),
-    )
+    let rows: BTreeSet<_> = reads().flat_map(|reads| reads.rows.iter().cloned()).collect();
+    let tokens: BTreeSet<_> = reads().flat_map(|reads| reads.tokens.iter().cloned()).collect();
+    let notes: BTreeSet<_> = reads().flat_map(|reads| reads.notes.iter().cloned()).collect();
+    Reads { rows: rows.into_iter().collect(), tokens: tokens.into_iter().collect(), notes: notes.into_iter().collect() }
 }
 
-async fn read(
-    store: &dyn Store,
-    keys: BTreeSet<RowKey>,
-    scopes: BTreeSet<ScopeKey>,
-    head: Head,
-) -> Result<Snapshot, Error> {
-    let keys: Vec<RowKey> = keys.into_iter().collect();
+async fn read(store: &dyn Store, wanted: Reads, head: Head) -> Result<Snapshot, Error> {
+    let Reads { rows: keys, tokens: scopes, notes: names } = wanted;
     let rows = if keys.is_empty() { Vec::new() } else { store.get(&keys).await? };
+    let notes = if names.is_empty() { Vec::new() } else { store.notes(&names).await? };
     let mut tokens = BTreeMap::new();
     for scope in scopes {
         let token = store.delta_token(&scope).await?;
         tokens.insert(scope, token);
     }
-    Ok(Snapshot { rows: keys.into_iter().zip(rows).collect(), tokens, head })
+    let (rows, notes) = (keys.into_iter().zip(rows).collect(), names.into_iter().zip(notes).collect());
+    Ok(Snapshot { rows, tokens, notes, head })
 }
 
 /// Commits the group as `next`. False if another commit took that number: then everything must be planned again.
@@ -430,11 +505,13 @@ fn batch(tables: &Tables, group: &Overlay, next: Head) -> Result<WriteBatch, Err
     Ok(WriteBatch {
         number: next.number,
         id: next.id,
+        clear: group.clear.clone(),
         rows,
         tokens: group.tokens.iter().map(|(scope, token)| (scope.clone(), token.clone())).collect(),
+        notes: group.notes.iter().map(|(key, note)| (Arc::clone(key), note.clone())).collect(),
         add_losers: group.add_losers.clone(),
         remove_losers: group.remove_losers.iter().copied().collect(),
-        generation: None,
+        generation: group.raise_generation.then_some(next.generation),
         indexed: group.indexed.clone(),
     })
 }

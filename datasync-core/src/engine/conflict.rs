@@ -6,7 +6,10 @@ use crate::{
     body,
     config::{CLIENT_WINS_ROUNDS, ConflictPolicy},
     engine::{committer::Tx, table::Table},
-    row::{Body, Hold, OperationKind, ParkReason, Parked, Phase, Record, Row, RowKey, ServiceCopy, SettledLoser, Side},
+    row::{
+        Body, Hold, LoserCause, OperationKind, ParkReason, Parked, Phase, Record, Row, RowKey, ServiceCopy,
+        SettledLoser, Side,
+    },
 };
 
 /// The sides of a conflict, as a typed resolver's wrapper is given them.
@@ -136,7 +139,7 @@ fn take(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: &S
     let ours = row.record.take();
     if let (true, Some(ours)) = (ours_lost, &ours) {
         let version = row.operations.first().and_then(|operation| operation.version.clone());
-        lose(tx, key, Side::Local, ours.body.clone(), version);
+        lose(tx, table, key, Side::Local, ours.body.clone(), version);
     }
     row.record = service.live().map(|copy| {
         let mut record = copy.clone();
@@ -153,7 +156,7 @@ fn keep(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: Se
     if let (true, Some(copy)) = (theirs_lost, service.live()) {
         let touched = row.base.as_ref().is_none_or(|base| !body::sent_equal(&table.schema, &base.body, &copy.body));
         if touched {
-            lose(tx, key, Side::Service, copy.body.clone(), copy.version.clone());
+            lose(tx, table, key, Side::Service, copy.body.clone(), copy.version.clone());
         }
     }
     let operation = &mut row.operations[0];
@@ -175,7 +178,8 @@ fn keep(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: Se
     };
 }
 
-fn lose(tx: &mut Tx<'_>, key: &RowKey, side: Side, body: Body, version: Option<String>) {
-    let loser = SettledLoser { id: tx.new_ordered_id(), key: key.clone(), side, body, version, at: tx.now() };
+fn lose(tx: &mut Tx<'_>, table: &Table, key: &RowKey, side: Side, body: Body, version: Option<String>) {
+    let (id, key, at, schema) = (tx.new_ordered_id(), key.clone(), tx.now(), table.version);
+    let loser = SettledLoser { id, key, side, body, version, at, schema, cause: LoserCause::Conflict };
     tx.add_loser(loser);
 }

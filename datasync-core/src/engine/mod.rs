@@ -18,19 +18,24 @@ pub(crate) mod wave;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use crate::{
     clock::Clock,
     config::SyncSection,
-    engine::{committer::Committer, crossing::Crossing, joined::Joined, table::Tables},
+    engine::{
+        committer::Committer,
+        crossing::Crossing,
+        joined::Joined,
+        table::{Table, Tables},
+    },
     error::Error,
     events::Events,
     report::{PullReport, PushReport},
     row::{RowKey, ServiceCopy},
     store::{ScopeKey, Store},
-    transport::{ServiceRow, Transport, TransportError},
+    transport::{RowRequest, ServiceRow, Transport, TransportError},
 };
 
 /// One run of a pull, shared by the callers of its scope.
@@ -49,12 +54,23 @@ pub(crate) struct Engine {
     pub(crate) events: Events,
     pub(crate) pushing: Joined<Result<PushReport, Error>, push::Target>,
     pub(crate) pulling: Mutex<BTreeMap<ScopeKey, Arc<PullRun>>>,
+    pub(crate) account: Mutex<Arc<str>>,
 }
 
 impl Engine {
+    /// The account whose rows are shown and sent.
+    pub(crate) fn account(&self) -> Arc<str> {
+        Arc::clone(&self.account.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn key(&self, table: &Table, id: impl Into<Arc<str>>) -> RowKey {
+        RowKey { account: self.account(), table: Arc::clone(&table.name), id: id.into() }
+    }
+
     /// What the service has of a row.
     pub(crate) async fn fetch(&self, key: &RowKey) -> Result<ServiceCopy, TransportError> {
-        let row = self.transport.fetch(&key.table, &key.id, true).await?;
+        let RowKey { account, table, id } = key.clone();
+        let row = self.transport.fetch(&RowRequest { account, table, id, include_deleted: true }).await?;
         Ok(row.map_or(ServiceCopy::Absent, |row: ServiceRow| ServiceCopy::Found(row.record)))
     }
 }

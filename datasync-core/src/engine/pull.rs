@@ -28,19 +28,19 @@ use crate::{
     events::SyncEvent,
     query::QueryDescription,
     report::PullReport,
-    row::{DEFAULT_ACCOUNT, RowKey, ServiceCopy},
+    row::{RowKey, ServiceCopy},
     store::{DeltaToken, OperationsRequest, ScopeKey},
     transport::{Page, PageRequest, Purpose, TransportError},
 };
 
 /// The scope of a query: its query id if it was given one, else a hash of its normalized filter.
-pub(crate) fn scope(table: &Table, query: &QueryDescription, query_id: Option<&str>) -> ScopeKey {
+pub(crate) fn scope(account: Arc<str>, table: &Table, query: &QueryDescription, query_id: Option<&str>) -> ScopeKey {
     let scope = match (query_id, &query.filter) {
         (Some(id), _) => format!("q:{id}"),
         (None, None) => String::new(),
         (None, Some(filter)) => format!("f:{:032x}", hash(&filter.to_string())),
     };
-    ScopeKey { account: DEFAULT_ACCOUNT.into(), table: Arc::clone(&table.name), scope: scope.into() }
+    ScopeKey { account, table: Arc::clone(&table.name), scope: scope.into() }
 }
 
 /// FNV-1a of 128 bits: short, the same in every release, and wide enough that two filters never meet.
@@ -62,7 +62,7 @@ pub(crate) async fn pull(
         // Whatever becomes of single operations, the pull goes on; an error here is the network's or the sign-in's.
         push::push(engine, Some(vec![Arc::clone(&table.name)]), false).await?;
     }
-    let scope = scope(table, query, query_id);
+    let scope = scope(engine.account(), table, query, query_id);
     let slot = {
         let mut pulling = engine.pulling.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         Arc::clone(pulling.entry(scope.clone()).or_default())
@@ -74,7 +74,7 @@ pub(crate) async fn pull(
 
 async fn pending(engine: &Engine, table: &Arc<str>) -> Result<bool, Error> {
     let tables = Some(vec![Arc::clone(table)]);
-    let request = OperationsRequest { account: DEFAULT_ACCOUNT.into(), tables, after: 0, limit: 1 };
+    let request = OperationsRequest { account: engine.account(), tables, after: 0, limit: 1 };
     Ok(!engine.store.operations(&request).await?.is_empty())
 }
 
@@ -161,6 +161,7 @@ impl Run {
     async fn fetch(&self, first: bool, token: Option<DeltaToken>) -> Result<Fetched, Error> {
         let request = self.engine.crossing.request();
         let page = PageRequest {
+            account: Arc::clone(&self.scope.account),
             table: Arc::clone(&self.table.name),
             purpose: Purpose::Pull,
             query: self.query.clone(),
@@ -202,7 +203,7 @@ impl Run {
                 generation,
             };
             let rows = copies.keys().map(|id| plan.key(id)).collect();
-            let reads = Reads { rows, tokens: vec![self.scope.clone()] };
+            let reads = Reads::rows(rows).token(self.scope.clone());
             match self.engine.committer.commit(reads, move |tx| plan.run(tx)).await? {
                 Planned::Stored(effects) => return Ok(effects),
                 Planned::Stale(ids) => {

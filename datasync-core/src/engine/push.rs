@@ -10,7 +10,7 @@ use crate::{
     error::Error,
     events::SyncEvent,
     report::PushReport,
-    row::{DEFAULT_ACCOUNT, Hold, Operation, RowKey},
+    row::{Hold, Operation, RowKey},
     store::OperationsRequest,
 };
 
@@ -42,7 +42,7 @@ pub(crate) async fn push(
 
 async fn run(engine: Arc<Engine>, requests: Requests<Target>) -> Result<PushReport, Error> {
     engine.events.emit(|| SyncEvent::PushStarted);
-    let mut run = Run::default();
+    let mut run = Run { account: engine.account(), ..Run::default() };
     let mut capabilities = None;
     loop {
         let asked = requests.take();
@@ -73,6 +73,7 @@ async fn run(engine: Arc<Engine>, requests: Requests<Target>) -> Result<PushRepo
 
 #[derive(Default)]
 struct Run {
+    account: Arc<str>,
     targets: Vec<(u64, Target)>,
     call: u64,
     /// In which call a waiting operation was last tried: each call tries it once.
@@ -89,8 +90,8 @@ impl Run {
         let limit = engine.settings.wave_size;
         let mut selected: Vec<(RowKey, Operation)> = Vec::new();
         while selected.is_empty() {
-            let request =
-                OperationsRequest { account: DEFAULT_ACCOUNT.into(), tables: self.tables(), after: self.after, limit };
+            let account = Arc::clone(&self.account);
+            let request = OperationsRequest { account, tables: self.tables(), after: self.after, limit };
             let queued = engine.store.operations(&request).await?;
             let Some(last) = queued.last() else { break };
             self.after = last.operation.place;

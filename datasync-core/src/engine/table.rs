@@ -14,6 +14,8 @@ pub(crate) struct Table {
     pub(crate) name: Arc<str>,
     pub(crate) schema: TableSchema,
     pub(crate) fingerprint: u64,
+    /// The version of the schema: one more than the last migration's.
+    pub(crate) version: u32,
     pub(crate) policy: ConflictPolicy,
     pub(crate) resolver: Option<Arc<Resolve>>,
 }

@@ -129,7 +129,7 @@ async fn freeze(engine: &Engine, selected: Vec<(RowKey, Operation)>) -> Result<V
         }
         Ok(sent)
     };
-    engine.committer.commit(Reads { rows, tokens: Vec::new() }, plan).await
+    engine.committer.commit(Reads::rows(rows), plan).await
 }
 
 fn freeze_one(tx: &mut Tx<'_>, tables: &Tables, key: &RowKey, seen: &Operation) -> Result<Option<Sent>, Error> {
@@ -161,12 +161,14 @@ fn freeze_one(tx: &mut Tx<'_>, tables: &Tables, key: &RowKey, seen: &Operation) 
         attempts: operation.attempts,
         doubted,
         request: PushOperation {
+            account: Arc::clone(&key.account),
             table: Arc::clone(&key.table),
             id: Arc::clone(&key.id),
             kind: operation.kind,
             key: operation.key,
             version: operation.version.clone(),
             body: operation.frozen.clone(),
+            base: None,
         },
     });
     tx.put(key, row);
@@ -283,6 +285,7 @@ async fn show(engine: &Engine, table: &Arc<str>, asked: &[Sent]) -> Result<BTree
     let ids = asked.iter().map(|sent| Literal::Text(sent.key.id.as_ref().to_owned())).collect();
     let filter = Expr::In(Box::new(Expr::Field(crate::schema::ID.to_owned())), ids);
     let mut request = PageRequest {
+        account: engine.account(),
         table: Arc::clone(table),
         purpose: Purpose::Query,
         query: QueryDescription { filter: Some(filter), ..QueryDescription::default() },
@@ -336,7 +339,7 @@ async fn store_answers(
             }
             Ok(effects)
         };
-        let effects = engine.committer.commit(Reads { rows, tokens: Vec::new() }, plan).await?;
+        let effects = engine.committer.commit(Reads::rows(rows), plan).await?;
         let mut unanswered = Vec::new();
         for ((sent, answer), (effect, ready)) in shared.iter().zip(effects) {
             if effect == Effect::Fetch {

@@ -128,7 +128,8 @@ mod tests {
     fn operation(id: &str, kind: OperationKind) -> PushOperation {
         let body = (kind != OperationKind::Delete).then(|| Body::from(&br#"{"n":1.10}"#[..]));
         let version = Some("AQ==".to_owned());
-        PushOperation { table: "notes".into(), id: id.into(), kind, key: Uuid::nil(), version, body }
+        let (account, table, id, key) = ("".into(), "notes".into(), id.into(), Uuid::nil());
+        PushOperation { account, table, id, kind, key, version, body, base: None }
     }
 
     #[test]

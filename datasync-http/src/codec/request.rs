@@ -229,12 +229,14 @@ mod tests {
     #[test]
     fn i18_a_change_carries_its_version_and_key_or_is_not_sent() {
         let operation = |kind, version: Option<&str>| PushOperation {
+            account: "".into(),
             table: "movies".into(),
             id: "1".into(),
             kind,
             key: Uuid::from_u128(1),
             version: version.map(str::to_owned),
             body: (kind != OperationKind::Delete).then(|| Body::from(&b"{}"[..])),
+            base: None,
         };
         let endpoints = endpoints("http://h");
         for (kind, method, url) in [

@@ -29,6 +29,8 @@ pub(crate) fn batch(number: u64) -> WriteBatch {
         version: None,
         frozen: None,
         fingerprint: 0,
+        schema: 1,
+        edited: None,
         attempts: 0,
         rounds: 0,
     };
