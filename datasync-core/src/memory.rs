@@ -1,7 +1,7 @@
 //! A store in memory: for tests, and for apps that keep nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet, btree_set},
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -10,10 +10,11 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::{
-    row::{Row, RowKey, SettledLoser},
+    row::{Record, Row, RowKey, SettledLoser},
     store::{
-        Clear, Cursor, DeltaToken, Direction, Head, KeyBytes, LinkedRequest, Note, OperationsRequest, QueuedOperation,
-        RowWrite, ScanPage, ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
+        Clear, Cursor, DeltaToken, Direction, Head, Indexed, KeyBytes, LinkedRequest, Note, OperationsRequest,
+        Outdated, QueuedOperation, RowWrite, ScanPage, ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind,
+        TableSpec, WriteBatch,
     },
 };
 
@@ -34,7 +35,7 @@ struct State {
     tokens: BTreeMap<ScopeKey, DeltaToken>,
     notes: BTreeMap<Arc<str>, Note>,
     losers: BTreeMap<Uuid, SettledLoser>,
-    indexed: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    indexed: BTreeMap<Arc<str>, Indexed>,
     closed: bool,
 }
 
@@ -99,87 +100,127 @@ impl State {
         self.rows.insert(key, Stored { row, index_keys });
     }
 
-    fn scan_ids(&self, request: &ScanRequest) -> Vec<Entry> {
-        let key =
-            |id: Arc<str>| RowKey { account: Arc::clone(&request.account), table: Arc::clone(&request.table), id };
-        let start = match (&request.after, request.direction) {
-            (Some(after), Direction::Forward) => Bound::Excluded(key(Arc::clone(&after.id))),
-            _ => Bound::Included(key("".into())),
-        };
-        let within = |id: &str| {
-            let bytes = id.as_bytes();
-            let above = match &request.range.0 {
-                Bound::Included(least) => bytes >= least.as_slice(),
-                Bound::Excluded(least) => bytes > least.as_slice(),
-                Bound::Unbounded => true,
-            };
-            let below = match &request.range.1 {
-                Bound::Included(most) => bytes <= most.as_slice(),
-                Bound::Excluded(most) => bytes < most.as_slice(),
-                Bound::Unbounded => true,
-            };
-            above && below
-        };
-        let all = self.rows.range((start, Bound::Unbounded));
-        let all = all.take_while(|(key, _)| key.account == request.account && key.table == request.table);
-        let all = all.filter(|(key, stored)| stored.row.record.is_some() && within(&key.id));
-        let mut ids: Vec<Entry> = all.map(|(key, _)| (Vec::new(), Arc::clone(&key.id))).collect();
-        if request.direction == Direction::Backward {
-            ids.reverse();
-            if let Some(after) = &request.after {
-                ids.retain(|(_, id)| *id < after.id);
-            }
+    /// The records of a scan with their entries, from its cursor on.
+    fn scanned<'s>(&'s self, request: &'s ScanRequest) -> Scanned<'s> {
+        match &request.index {
+            None => self.by_id(request),
+            Some(index) => self.by_index(request, index),
         }
-        ids
     }
 
-    fn scan_index(&self, request: &ScanRequest, index: &Arc<str>) -> Vec<Entry> {
-        let name = (Arc::clone(&request.account), Arc::clone(&request.table), Arc::clone(index));
-        let Some(entries) = self.indexes.get(&name) else { return Vec::new() };
-        let within = |key: &KeyBytes| {
-            let above = match &request.range.0 {
-                Bound::Included(least) => key >= least,
-                Bound::Excluded(least) => key > least,
-                Bound::Unbounded => true,
-            };
-            let below = match &request.range.1 {
-                Bound::Included(most) => key <= most,
-                Bound::Excluded(most) => key < most,
-                Bound::Unbounded => true,
-            };
-            above && below
+    fn by_id<'s>(&'s self, request: &'s ScanRequest) -> Scanned<'s> {
+        let key =
+            |id: Arc<str>| RowKey { account: Arc::clone(&request.account), table: Arc::clone(&request.table), id };
+        // The bytes of a bound need not be UTF-8: the scan begins at the text before it, and then compares.
+        let mut low = match &request.range.0 {
+            Bound::Included(bytes) | Bound::Excluded(bytes) => {
+                let text = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+                Bound::Included(key(text.into()))
+            }
+            Bound::Unbounded => Bound::Included(key("".into())),
         };
-        let wanted = |(key, id): &&Entry| {
-            let behind = request.after.as_ref().is_none_or(|after| {
-                let here = (key, id);
-                let last = (&after.key, &after.id);
-                match request.direction {
-                    Direction::Forward => here > last,
-                    Direction::Backward => here < last,
-                }
-            });
-            behind && within(key)
-        };
-        match request.direction {
-            Direction::Forward => entries.iter().filter(wanted).cloned().collect(),
-            Direction::Backward => entries.iter().rev().filter(wanted).cloned().collect(),
+        let next_table = format!("{}\0", request.table).into();
+        let mut high = Bound::Excluded(RowKey { table: next_table, ..key("".into()) });
+        if let Some(after) = &request.after {
+            let bound = if request.direction == Direction::Forward { &mut low } else { &mut high };
+            *bound = Bound::Excluded(key(Arc::clone(&after.id)));
         }
+        if is_empty((&low, &high)) {
+            return Box::new(std::iter::empty());
+        }
+        let above = |id: &str| match &request.range.0 {
+            Bound::Included(least) => id.as_bytes() >= least.as_slice(),
+            Bound::Excluded(least) => id.as_bytes() > least.as_slice(),
+            Bound::Unbounded => true,
+        };
+        let below = |id: &str| match &request.range.1 {
+            Bound::Included(most) => id.as_bytes() <= most.as_slice(),
+            Bound::Excluded(most) => id.as_bytes() < most.as_slice(),
+            Bound::Unbounded => true,
+        };
+        let rows = self.rows.range((low, high)).filter_map(|(key, stored)| {
+            stored.row.record.as_ref().map(|record| (KeyBytes::new(), Arc::clone(&key.id), record))
+        });
+        match request.direction {
+            Direction::Forward => {
+                Box::new(rows.skip_while(move |(_, id, _)| !above(id)).take_while(move |(_, id, _)| below(id)))
+            }
+            Direction::Backward => {
+                Box::new(rows.rev().skip_while(move |(_, id, _)| !below(id)).take_while(move |(_, id, _)| above(id)))
+            }
+        }
+    }
+
+    fn by_index<'s>(&'s self, request: &'s ScanRequest, index: &Arc<str>) -> Scanned<'s> {
+        let entries = self.entries(request, index).into_iter().flatten().filter_map(|(key, id)| {
+            let (account, table) = (Arc::clone(&request.account), Arc::clone(&request.table));
+            let stored = self.rows.get(&RowKey { account, table, id: Arc::clone(id) })?;
+            stored.row.record.as_ref().map(|record| (key.clone(), Arc::clone(id), record))
+        });
+        match request.direction {
+            Direction::Forward => Box::new(entries),
+            Direction::Backward => Box::new(entries.rev()),
+        }
+    }
+
+    /// The entries of an index that a scan covers, from its cursor on.
+    fn entries(&self, request: &ScanRequest, index: &Arc<str>) -> Option<btree_set::Range<'_, Entry>> {
+        let name = (Arc::clone(&request.account), Arc::clone(&request.table), Arc::clone(index));
+        let entries = self.indexes.get(&name)?;
+        let first = |key: &KeyBytes| (key.clone(), Arc::from(""));
+        // The least key behind a key is that key and a zero.
+        let behind = |key: &KeyBytes| ([key.as_slice(), &[0]].concat(), Arc::from(""));
+        let mut low = match &request.range.0 {
+            Bound::Included(key) => Bound::Included(first(key)),
+            Bound::Excluded(key) => Bound::Included(behind(key)),
+            Bound::Unbounded => Bound::Unbounded,
+        };
+        let mut high = match &request.range.1 {
+            Bound::Included(key) => Bound::Excluded(behind(key)),
+            Bound::Excluded(key) => Bound::Excluded(first(key)),
+            Bound::Unbounded => Bound::Unbounded,
+        };
+        if let Some(Cursor { key, id }) = request.after.clone() {
+            let bound = if request.direction == Direction::Forward { &mut low } else { &mut high };
+            *bound = Bound::Excluded((key, id));
+        }
+        (!is_empty((&low, &high))).then(|| entries.range((low, high)))
+    }
+}
+
+/// The entries of a scan, each with its record.
+type Scanned<'s> = Box<dyn Iterator<Item = (KeyBytes, Arc<str>, &'s Record)> + 's>;
+
+fn keeps(request: &ScanRequest, id: &str, record: &Record) -> Result<bool, StoreError> {
+    request.filter.as_ref().map_or(Ok(true), |filter| filter.keeps(id, record.into()))
+}
+
+/// Whether nothing can lie between two bounds. A tree takes them for a mistake of the program.
+fn is_empty<T: Ord>(bounds: (&Bound<T>, &Bound<T>)) -> bool {
+    match bounds {
+        (Bound::Included(low), Bound::Included(high)) => low > high,
+        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low >= high,
+        _ => false,
     }
 }
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Arc<str>>, StoreError> {
+    async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Outdated>, StoreError> {
         let mut state = self.state()?;
         let mut outdated = Vec::new();
         for spec in tables {
-            if state.indexed.get(&spec.table) == Some(&spec.indexes) {
-                continue;
-            }
+            let done = match state.indexed.get(&spec.table) {
+                Some(indexed) if indexed.spec == *spec => match &indexed.done {
+                    None => continue,
+                    done => done.clone(),
+                },
+                _ => None,
+            };
             if state.rows.keys().any(|key| key.table == spec.table) {
-                outdated.push(Arc::clone(&spec.table));
+                outdated.push(Outdated { table: Arc::clone(&spec.table), done });
             } else {
-                state.indexed.insert(Arc::clone(&spec.table), spec.indexes.clone());
+                state.indexed.insert(Arc::clone(&spec.table), Indexed { spec: spec.clone(), done: None });
             }
         }
         Ok(outdated)
@@ -198,25 +239,31 @@ impl Store for MemoryStore {
 
     async fn scan(&self, request: &ScanRequest) -> Result<ScanPage, StoreError> {
         let state = self.state()?;
-        let entries = match &request.index {
-            None => state.scan_ids(request),
-            Some(index) => state.scan_index(request, index),
-        };
-        let row_key = |id: &Arc<str>| RowKey {
-            account: Arc::clone(&request.account),
-            table: Arc::clone(&request.table),
-            id: Arc::clone(id),
-        };
-        let record = |id: &Arc<str>| state.rows.get(&row_key(id)).and_then(|stored| stored.row.record.clone());
-        let found = entries.into_iter().filter_map(|(key, id)| record(&id).map(|record| (key, id, record)));
-        let found: Vec<_> = found.take(request.limit.saturating_add(1)).collect();
-        let more = found.len() > request.limit;
         let mut page = ScanPage::default();
-        for (key, id, record) in found.into_iter().take(request.limit) {
-            page.records.push((Arc::clone(&id), record));
-            page.next = more.then_some(Cursor { key, id });
+        let mut last = None;
+        for (looked_at, (key, id, record)) in state.scanned(request).enumerate() {
+            if looked_at == request.limit {
+                page.next = last;
+                break;
+            }
+            if keeps(request, &id, record)? {
+                page.records.push((Arc::clone(&id), record.clone()));
+            }
+            last = Some(Cursor { key, id });
         }
         Ok(page)
+    }
+
+    async fn count(&self, request: &ScanRequest) -> Result<u64, StoreError> {
+        let state = self.state()?;
+        if let (Some(index), None) = (&request.index, &request.filter) {
+            return Ok(state.entries(request, index).map_or(0, Iterator::count) as u64);
+        }
+        let mut count = 0;
+        for (_, id, record) in state.scanned(request) {
+            count += u64::from(keeps(request, &id, record)?);
+        }
+        Ok(count)
     }
 
     async fn operations(&self, request: &OperationsRequest) -> Result<Vec<QueuedOperation>, StoreError> {
@@ -324,8 +371,12 @@ impl Store for MemoryStore {
         for loser in batch.add_losers {
             state.losers.insert(loser.id, loser);
         }
-        for spec in batch.indexed {
-            state.indexed.insert(spec.table, spec.indexes);
+        for indexed in batch.indexed {
+            if indexed.done.is_none() {
+                let spec = &indexed.spec;
+                state.indexes.retain(|(_, table, index), _| *table != spec.table || spec.indexes.contains(index));
+            }
+            state.indexed.insert(Arc::clone(&indexed.spec.table), indexed);
         }
         state.head.number = batch.number;
         state.head.id = batch.id;

@@ -76,6 +76,49 @@ pub struct Record {
     pub deleted: bool,
 }
 
+/// A record where it lies in a store, without a copy. Its `Debug` output never shows the body.
+#[derive(Clone, Copy)]
+pub struct RecordRef<'r> {
+    /// The entity as JSON.
+    pub body: &'r [u8],
+    /// As in [`Record::version`].
+    pub version: Option<&'r str>,
+    /// As in [`Record::updated_at`].
+    pub updated_at: Option<Timestamp>,
+    /// As in [`Record::deleted`].
+    pub deleted: bool,
+}
+
+impl RecordRef<'_> {
+    /// A copy of it.
+    #[must_use]
+    pub fn to_record(self) -> Record {
+        Record {
+            body: Body::from(self.body),
+            version: self.version.map(str::to_owned),
+            updated_at: self.updated_at,
+            deleted: self.deleted,
+        }
+    }
+}
+
+impl<'r> From<&'r Record> for RecordRef<'r> {
+    fn from(record: &'r Record) -> RecordRef<'r> {
+        RecordRef {
+            body: record.body.as_bytes(),
+            version: record.version.as_deref(),
+            updated_at: record.updated_at,
+            deleted: record.deleted,
+        }
+    }
+}
+
+impl fmt::Debug for RecordRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a record of {} bytes", self.body.len())
+    }
+}
+
 /// Everything a store keeps of one row. A commit writes it as a whole, so that a row and its operations never part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {

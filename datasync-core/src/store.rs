@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, ops::Bound, sync::Arc};
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::row::{Operation, Record, Row, RowKey, SettledLoser};
+use crate::row::{Operation, Record, RecordRef, Row, RowKey, SettledLoser};
 
 /// A local store: reads, and one way to write.
 ///
@@ -25,8 +25,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Makes the tables and their indexes known. May be called again with more.
     ///
     /// Returns the tables whose stored index keys are of another set of indexes than the one given. The engine then
-    /// writes their rows again and ends with [`WriteBatch::indexed`]; until then the same tables are returned.
-    async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Arc<str>>, StoreError>;
+    /// writes their rows again, in the order of their ids, and tells how far it is with [`WriteBatch::indexed`]; until that
+    /// says that the table is done the same tables are returned, with the place to go on at.
+    async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Outdated>, StoreError>;
 
     /// The number and id of the last commit, and the counters that belong to it.
     async fn head(&self) -> Result<Head, StoreError>;
@@ -40,6 +41,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// directions in the direction of the scan. The table must be known from [`open`](Store::open), or the error is
     /// [`StoreErrorKind::Unsupported`].
     async fn scan(&self, request: &ScanRequest) -> Result<ScanPage, StoreError>;
+
+    /// How many records all pages of a scan bring together, as of one moment; the request's limit is not looked at.
+    ///
+    /// In an index, without a filter, it looks at no rows and counts entries, those of rows without a record too.
+    async fn count(&self, request: &ScanRequest) -> Result<u64, StoreError>;
 
     /// Queued operations in the order of their places.
     async fn operations(&self, request: &OperationsRequest) -> Result<Vec<QueuedOperation>, StoreError>;
@@ -81,6 +87,24 @@ pub struct TableSpec {
     pub table: Arc<str>,
     /// A text for each index that changes whenever the index's name or fields do.
     pub indexes: Vec<Arc<str>>,
+}
+
+/// A table whose rows do not all carry the keys of its indexes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outdated {
+    /// The table.
+    pub table: Arc<str>,
+    /// The id up to which they do already; `None` if nothing is known of any row.
+    pub done: Option<Arc<str>>,
+}
+
+/// How far the rows of a table carry the keys of its indexes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Indexed {
+    /// The table and its indexes. An index of the table that is not among them is forgotten with its last entry.
+    pub spec: TableSpec,
+    /// The id up to which the rows do; `None` if all of them do.
+    pub done: Option<Arc<str>>,
 }
 
 /// The last commit of a store.
@@ -144,11 +168,23 @@ pub struct ScanRequest {
     pub direction: Direction,
     /// Goes on behind the end of an earlier page.
     pub after: Option<Cursor>,
-    /// How many records at most; at least 1.
+    /// How many records are looked at, at most; at least 1.
     pub limit: usize,
+    /// Leaves out the records that it does not keep; they count towards the limit.
+    pub filter: Option<Arc<dyn RecordFilter>>,
 }
 
-/// Where a page of a scan ended: the key and the id of its last record.
+/// Says which records of a scan are wanted, where they lie, so that the others are never copied.
+pub trait RecordFilter: fmt::Debug + Send + Sync {
+    /// Whether the record is wanted. An error ends the scan.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Corrupted`] for a body that cannot be read.
+    fn keeps(&self, id: &str, record: RecordRef<'_>) -> Result<bool, StoreError>;
+}
+
+/// Where a page of a scan ended: the key and the id of the last record that it looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The index key of the record; empty in the order of ids.
@@ -236,8 +272,8 @@ pub struct WriteBatch {
     pub remove_losers: Vec<Uuid>,
     /// The new generation, if it changes.
     pub generation: Option<u64>,
-    /// Tables whose rows now all carry the keys of these indexes.
-    pub indexed: Vec<TableSpec>,
+    /// How far rows carry the keys of the indexes of their tables, where that has changed.
+    pub indexed: Vec<Indexed>,
 }
 
 /// Everything of an account, or of one of its tables.

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use datasync_core::{
     row::{
-        Body, Hold, LoserCause, Operation, OperationKind, ParkReason, Parked, Phase, Quarantine, Record, Row, RowKey,
-        ServiceCopy, SettledLoser, Side, Tombstone,
+        Body, Hold, LoserCause, Operation, OperationKind, ParkReason, Parked, Phase, Quarantine, Record, RecordRef,
+        Row, RowKey, ServiceCopy, SettledLoser, Side, Tombstone,
     },
     store::{KeyBytes, StoreError},
 };
@@ -75,11 +75,17 @@ pub(crate) fn decode_links(bytes: &[u8]) -> Result<Links, StoreError> {
     links(&mut begin(bytes)?)
 }
 
-/// The record alone, which is all that a scan needs.
-pub(crate) fn decode_record(bytes: &[u8]) -> Result<Option<Record>, StoreError> {
+/// The record alone and without a copy, which is all that a scan looks at.
+pub(crate) fn decode_record(bytes: &[u8]) -> Result<Option<RecordRef<'_>>, StoreError> {
     let mut reader = begin(bytes)?;
-    links(&mut reader)?;
-    reader.option(read_record)
+    for _ in 0..reader.number()? {
+        reader.small()?;
+        reader.bytes()?;
+    }
+    for _ in 0..reader.number()? {
+        reader.number()?;
+    }
+    reader.option(read_record_ref)
 }
 
 pub(crate) fn decode_row(bytes: &[u8]) -> Result<Row, StoreError> {
@@ -116,9 +122,13 @@ fn record(out: &mut Writer, record: &Record) {
 }
 
 fn read_record(reader: &mut Reader<'_>) -> Result<Record, StoreError> {
-    Ok(Record {
-        body: Body::from(reader.bytes()?),
-        version: reader.option(|reader| Ok(reader.text()?.to_owned()))?,
+    read_record_ref(reader).map(RecordRef::to_record)
+}
+
+fn read_record_ref<'b>(reader: &mut Reader<'b>) -> Result<RecordRef<'b>, StoreError> {
+    Ok(RecordRef {
+        body: reader.bytes()?,
+        version: reader.option(Reader::text)?,
         updated_at: reader.option(read_time)?,
         deleted: reader.byte()? != 0,
     })
@@ -340,7 +350,7 @@ mod tests {
         let key = vec![1, 0, 255];
         let bytes = encode_row(&sample(), &[(7, &key)]);
         assert_eq!(decode_row(&bytes).unwrap(), sample());
-        assert_eq!(decode_record(&bytes).unwrap(), sample().record);
+        assert_eq!(decode_record(&bytes).unwrap().map(RecordRef::to_record), sample().record);
         assert_eq!(decode_links(&bytes).unwrap(), Links { index_keys: vec![(7, key)], places: vec![9, 1 << 40] });
         assert_eq!(decode_row(&encode_row(&Row::default(), &[])).unwrap(), Row::default());
     }

@@ -91,11 +91,24 @@ pub(crate) fn escaped(index_key: &[u8]) -> Vec<u8> {
     key
 }
 
-/// The index key and the id of an entry that begins with `prefix` bytes of [`index`].
-pub(crate) fn read_entry(key: &[u8], prefix: usize) -> Result<(Vec<u8>, String), StoreError> {
+/// The index key, still escaped, and the id of an entry that begins with `prefix` bytes of [`index`].
+pub(crate) fn split_entry(key: &[u8], prefix: usize) -> Result<(&[u8], &[u8]), StoreError> {
     let rest = key.get(prefix..).ok_or_else(|| corrupted("an entry of an index is cut short"))?;
-    let (index_key, id) = take_part(rest)?;
-    Ok((index_key, text(id.to_vec())?))
+    let mut at = 0;
+    loop {
+        match rest.get(at..) {
+            Some([0, 1, ..]) => return Ok((&rest[..at], &rest[at + 2..])),
+            Some([0, 0xff, ..]) => at += 2,
+            Some([byte, ..]) if *byte != 0 => at += 1,
+            _ => return Err(corrupted("a key has no end")),
+        }
+    }
+}
+
+/// The index key as it was, of what [`split_entry`] gives.
+pub(crate) fn unescaped(index_key: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let (bytes, _) = take_part(&[index_key, &[0, 1]].concat())?;
+    Ok(bytes)
 }
 
 pub(crate) fn scope(scope: &ScopeKey) -> Vec<u8> {

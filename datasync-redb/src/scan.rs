@@ -1,12 +1,15 @@
 //! Scans: some of the records of a table, by id or by index.
 
-use std::{ops::Bound, sync::Arc};
+use std::{
+    ops::{Bound, ControlFlow},
+    sync::Arc,
+};
 
 use datasync_core::{
-    row::RowKey,
+    row::RecordRef,
     store::{Cursor, Direction, LinkedRequest, ScanPage, ScanRequest, StoreError, StoreErrorKind},
 };
-use redb::ReadTransaction;
+use redb::{AccessGuard, ReadOnlyTable, ReadTransaction};
 
 use crate::{
     codec,
@@ -38,48 +41,51 @@ fn as_slices(bounds: &Bounds) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (bounds.0.as_ref().map(Vec::as_slice), bounds.1.as_ref().map(Vec::as_slice))
 }
 
-pub(crate) fn scan_ids(request: &ScanRequest, transaction: &ReadTransaction) -> Result<Option<ScanPage>, StoreError> {
-    let rows = table!(transaction, ROWS);
-    let prefix = keys::table(&request.account, &request.table);
+/// What of a table or an index a scan covers, from its cursor on.
+fn of_ids(request: &ScanRequest, prefix: &[u8]) -> Bounds {
     let mut low = match &request.range.0 {
-        Bound::Included(id) => Bound::Included(prefixed(&prefix, id)),
-        Bound::Excluded(id) => Bound::Excluded(prefixed(&prefix, id)),
-        Bound::Unbounded => Bound::Included(prefix.clone()),
+        Bound::Included(id) => Bound::Included(prefixed(prefix, id)),
+        Bound::Excluded(id) => Bound::Excluded(prefixed(prefix, id)),
+        Bound::Unbounded => Bound::Included(prefix.to_vec()),
     };
     let mut high = match &request.range.1 {
-        Bound::Included(id) => Bound::Included(prefixed(&prefix, id)),
-        Bound::Excluded(id) => Bound::Excluded(prefixed(&prefix, id)),
-        Bound::Unbounded => keys::behind(prefix.clone()).map_or(Bound::Unbounded, Bound::Excluded),
+        Bound::Included(id) => Bound::Included(prefixed(prefix, id)),
+        Bound::Excluded(id) => Bound::Excluded(prefixed(prefix, id)),
+        Bound::Unbounded => keys::behind(prefix.to_vec()).map_or(Bound::Unbounded, Bound::Excluded),
     };
     if let Some(after) = &request.after {
-        let after = Bound::Excluded(prefixed(&prefix, after.id.as_bytes()));
+        let after = Bound::Excluded(prefixed(prefix, after.id.as_bytes()));
         match request.direction {
             Direction::Forward => low = after,
             Direction::Backward => high = after,
         }
     }
-    let bounds = (low, high);
-    if is_empty(&bounds) {
-        return Ok(Some(ScanPage::default()));
-    }
-    let mut page = ScanPage::default();
-    let mut range = rows.range::<&[u8]>(as_slices(&bounds)).map_err(failed)?;
-    loop {
-        let entry = match request.direction {
-            Direction::Forward => range.next(),
-            Direction::Backward => range.next_back(),
-        };
-        let Some(entry) = entry else { return Ok(Some(page)) };
-        let (key, value) = entry.map_err(failed)?;
-        let Some(record) = codec::decode_record(value.value())? else { continue };
-        if page.records.len() == request.limit {
-            page.next = page.records.last().map(|(id, _)| Cursor { key: Vec::new(), id: Arc::clone(id) });
-            return Ok(Some(page));
+    (low, high)
+}
+
+fn of_index(request: &ScanRequest, number: u32, prefix: &[u8]) -> Bounds {
+    // Every entry of a key begins with the key and its end; every entry of a greater key is behind all of those.
+    let whole = |key: &[u8]| prefixed(&prefixed(prefix, &keys::escaped(key)), &[0, 1]);
+    let behind = |key: Vec<u8>| keys::behind(key).map_or(Bound::Unbounded, Bound::Included);
+    let mut low = match &request.range.0 {
+        Bound::Included(key) => Bound::Included(whole(key)),
+        Bound::Excluded(key) => behind(whole(key)),
+        Bound::Unbounded => Bound::Included(prefix.to_vec()),
+    };
+    let before = |key: Vec<u8>| keys::behind(key).map_or(Bound::Unbounded, Bound::Excluded);
+    let mut high = match &request.range.1 {
+        Bound::Included(key) => before(whole(key)),
+        Bound::Excluded(key) => Bound::Excluded(whole(key)),
+        Bound::Unbounded => before(prefix.to_vec()),
+    };
+    if let Some(after) = &request.after {
+        let after = Bound::Excluded(keys::entry(number, &request.account, &after.key, &after.id));
+        match request.direction {
+            Direction::Forward => low = after,
+            Direction::Backward => high = after,
         }
-        let id = key.value().get(prefix.len()..).unwrap_or_default();
-        let id = std::str::from_utf8(id).map_err(|_| corrupted("an id is not UTF-8"))?;
-        page.records.push((id.into(), record));
     }
+    (low, high)
 }
 
 /// redb takes a range whose start lies behind its end for a mistake of the program.
@@ -91,68 +97,132 @@ fn is_empty(bounds: &Bounds) -> bool {
     }
 }
 
-pub(crate) fn scan_index(
-    shared: &Shared,
-    request: &ScanRequest,
-    index: &str,
-    transaction: &ReadTransaction,
-) -> Result<Option<ScanPage>, StoreError> {
-    let Some(number) = shared.index_number(&request.table, index) else {
-        let message = format!("`{}` has no index `{index}`", request.table);
-        return Err(StoreError::new(StoreErrorKind::Unsupported, message));
+type Bytes = ReadOnlyTable<&'static [u8], &'static [u8]>;
+type Entry<'e> = (AccessGuard<'e, &'static [u8]>, AccessGuard<'e, &'static [u8]>);
+
+/// The entries of a table within bounds, in the direction of the scan.
+fn entries<'t>(
+    table: &'t Bytes,
+    bounds: &Bounds,
+    direction: Direction,
+) -> Result<impl Iterator<Item = Result<Entry<'t>, StoreError>>, StoreError> {
+    let mut range = match is_empty(bounds) {
+        true => None,
+        false => Some(table.range::<&[u8]>(as_slices(bounds)).map_err(failed)?),
     };
-    let entries = table!(transaction, INDEX);
-    let rows = table!(transaction, ROWS);
-    let prefix = keys::index(number, &request.account);
-    // Every entry of a key begins with the key and its end; every entry of a greater key is behind all of those.
-    let whole = |key: &[u8]| prefixed(&prefixed(&prefix, &keys::escaped(key)), &[0, 1]);
-    let behind = |key: Vec<u8>| keys::behind(key).map_or(Bound::Unbounded, Bound::Included);
-    let mut low = match &request.range.0 {
-        Bound::Included(key) => Bound::Included(whole(key)),
-        Bound::Excluded(key) => behind(whole(key)),
-        Bound::Unbounded => Bound::Included(prefix.clone()),
-    };
-    let before = |key: Vec<u8>| keys::behind(key).map_or(Bound::Unbounded, Bound::Excluded);
-    let mut high = match &request.range.1 {
-        Bound::Included(key) => before(whole(key)),
-        Bound::Excluded(key) => Bound::Excluded(whole(key)),
-        Bound::Unbounded => before(prefix.clone()),
-    };
-    if let Some(after) = &request.after {
-        let after = Bound::Excluded(keys::entry(number, &request.account, &after.key, &after.id));
-        match request.direction {
-            Direction::Forward => low = after,
-            Direction::Backward => high = after,
-        }
-    }
-    let bounds = (low, high);
-    if is_empty(&bounds) {
-        return Ok(Some(ScanPage::default()));
-    }
-    let mut page = ScanPage::default();
-    let mut last = None;
-    let mut range = entries.range::<&[u8]>(as_slices(&bounds)).map_err(failed)?;
-    loop {
-        let entry = match request.direction {
+    let next = move || {
+        let range = range.as_mut()?;
+        let entry = match direction {
             Direction::Forward => range.next(),
             Direction::Backward => range.next_back(),
         };
-        let Some(entry) = entry else { return Ok(Some(page)) };
-        let (key, _) = entry.map_err(failed)?;
-        let (index_key, id) = keys::read_entry(key.value(), prefix.len())?;
-        let id: Arc<str> = id.into();
-        let (account, table) = (Arc::clone(&request.account), Arc::clone(&request.table));
-        let row_key = RowKey { account, table, id: Arc::clone(&id) };
-        let row = rows.get(keys::row(&row_key).as_slice()).map_err(failed)?;
+        entry.map(|entry| entry.map_err(failed))
+    };
+    Ok(std::iter::from_fn(next))
+}
+
+fn text(id: &[u8]) -> Result<&str, StoreError> {
+    std::str::from_utf8(id).map_err(|_| corrupted("an id is not UTF-8"))
+}
+
+/// Shows each record of a scan with its index key and id, in order, until `look` says that it is enough.
+fn walk(
+    shared: &Shared,
+    request: &ScanRequest,
+    transaction: &ReadTransaction,
+    mut look: impl FnMut(&[u8], &str, RecordRef<'_>) -> Result<ControlFlow<()>, StoreError>,
+) -> Result<Option<()>, StoreError> {
+    let rows = table!(transaction, ROWS);
+    let mut row_key = keys::table(&request.account, &request.table);
+    let prefix = row_key.len();
+    let Some(index) = &request.index else {
+        for entry in entries(&rows, &of_ids(request, &row_key), request.direction)? {
+            let (key, value) = entry?;
+            let Some(record) = codec::decode_record(value.value())? else { continue };
+            let id = text(key.value().get(prefix..).unwrap_or_default())?;
+            if look(&[], id, record)?.is_break() {
+                break;
+            }
+        }
+        return Ok(Some(()));
+    };
+    let number = number(shared, &request.table, index)?;
+    let index_prefix = keys::index(number, &request.account);
+    let index = table!(transaction, INDEX);
+    for entry in entries(&index, &of_index(request, number, &index_prefix), request.direction)? {
+        let entry = entry?;
+        let (index_key, id) = keys::split_entry(entry.0.value(), index_prefix.len())?;
+        row_key.truncate(prefix);
+        row_key.extend_from_slice(id);
+        let row = rows.get(row_key.as_slice()).map_err(failed)?;
         let row = row.ok_or_else(|| corrupted("an entry of an index has no row"))?;
         let Some(record) = codec::decode_record(row.value())? else { continue };
-        if page.records.len() == request.limit {
-            page.next = last;
-            return Ok(Some(page));
+        if look(index_key, text(id)?, record)?.is_break() {
+            break;
         }
-        page.records.push((Arc::clone(&id), record));
-        last = Some(Cursor { key: index_key, id });
     }
+    Ok(Some(()))
+}
+
+fn number(shared: &Shared, table: &str, index: &str) -> Result<u32, StoreError> {
+    shared.index_number(table, index).ok_or_else(|| {
+        let message = format!("`{table}` has no index `{index}`");
+        StoreError::new(StoreErrorKind::Unsupported, message)
+    })
+}
+
+fn keeps(request: &ScanRequest, id: &str, record: RecordRef<'_>) -> Result<bool, StoreError> {
+    request.filter.as_ref().map_or(Ok(true), |filter| filter.keeps(id, record))
+}
+
+pub(crate) fn scan(
+    shared: &Shared,
+    request: &ScanRequest,
+    transaction: &ReadTransaction,
+) -> Result<Option<ScanPage>, StoreError> {
+    let mut page = ScanPage::default();
+    let mut looked_at = 0;
+    let mut last: Option<(Vec<u8>, String)> = None;
+    walk(shared, request, transaction, |escaped, id, record| {
+        if looked_at == request.limit {
+            page.next = match last.take() {
+                Some((escaped, id)) => Some(Cursor { key: keys::unescaped(&escaped)?, id: id.into() }),
+                None => None,
+            };
+            return Ok(ControlFlow::Break(()));
+        }
+        looked_at += 1;
+        if keeps(request, id, record)? {
+            page.records.push((id.into(), record.to_record()));
+        }
+        if looked_at == request.limit {
+            last = Some((escaped.to_vec(), id.to_owned()));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(Some(page))
+}
+
+pub(crate) fn count(
+    shared: &Shared,
+    request: &ScanRequest,
+    transaction: &ReadTransaction,
+) -> Result<Option<u64>, StoreError> {
+    let mut count = 0;
+    if let (Some(index), None) = (&request.index, &request.filter) {
+        let number = number(shared, &request.table, index)?;
+        let bounds = of_index(request, number, &keys::index(number, &request.account));
+        for entry in entries(&table!(transaction, INDEX), &bounds, request.direction)? {
+            entry?;
+            count += 1;
+        }
+        return Ok(Some(count));
+    }
+    walk(shared, request, transaction, |_, id, record| {
+        count += u64::from(keeps(request, id, record)?);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(Some(count))
 }
 
 /// The ids of the entries of one key of an index.
@@ -161,10 +231,7 @@ pub(crate) fn linked(
     request: &LinkedRequest,
     transaction: &ReadTransaction,
 ) -> Result<Option<Vec<Arc<str>>>, StoreError> {
-    let Some(number) = shared.index_number(&request.table, &request.index) else {
-        let message = format!("`{}` has no index `{}`", request.table, request.index);
-        return Err(StoreError::new(StoreErrorKind::Unsupported, message));
-    };
+    let number = number(shared, &request.table, &request.index)?;
     let entries = table!(transaction, INDEX);
     let prefix = keys::entry(number, &request.account, &request.key, "");
     let start = match &request.after {

@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
-//! | `meta` | a name | the format; the last commit |
+//! | `meta` | a name | the format; the last commit; the number of the next index |
 //! | `rows` | account, table, id | the row, its entries in indexes and its places in the queue |
 //! | `index` | number of the index, account, index key, id | – |
 //! | `queue` | place | account, table, id |
@@ -10,7 +10,7 @@
 //! | `notes` | a key | the note |
 //! | `losers` | id | the settled loser |
 //! | `indexes` | text of an index, with its table | its number |
-//! | `indexed` | table | the texts of the indexes that its rows are in |
+//! | `indexed` | table | the texts of the indexes that its rows are in, and up to which id while not all are |
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -24,8 +24,8 @@ use datasync_core::{
     executor::{BlockingExecutor, run_blocking},
     row::{Row, RowKey, SettledLoser},
     store::{
-        DeltaToken, Head, LinkedRequest, Note, OperationsRequest, QueuedOperation, ScanPage, ScanRequest, ScopeKey,
-        Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
+        DeltaToken, Head, Indexed, LinkedRequest, Note, OperationsRequest, Outdated, QueuedOperation, ScanPage,
+        ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
     },
 };
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition};
@@ -36,7 +36,7 @@ use crate::{
     config::RedbBuilder,
     error::{corrupted, failed},
     keys,
-    scan::{linked, scan_ids, scan_index, table},
+    scan::{self, table},
     shared::{Shared, index_name},
     wire::{Reader, Writer},
     write::{begin, commit, settle},
@@ -51,7 +51,7 @@ pub(crate) const QUEUE: Definition = TableDefinition::new("queue");
 pub(crate) const TOKENS: Definition = TableDefinition::new("tokens");
 pub(crate) const NOTES: Definition = TableDefinition::new("notes");
 pub(crate) const LOSERS: Definition = TableDefinition::new("losers");
-const INDEXES: Definition = TableDefinition::new("indexes");
+pub(crate) const INDEXES: Definition = TableDefinition::new("indexes");
 pub(crate) const INDEXED: Definition = TableDefinition::new("indexed");
 pub(crate) const ALL: [Definition; 9] = [META, ROWS, INDEX, QUEUE, TOKENS, NOTES, LOSERS, INDEXES, INDEXED];
 
@@ -59,6 +59,8 @@ pub(crate) const META_FORMAT: &[u8] = b"format";
 /// The name of the format, and its number in the last byte.
 pub(crate) const FORMAT: &[u8] = b"datasync store \x01";
 pub(crate) const META_HEAD: &[u8] = b"head";
+/// The number of the next index.
+const META_NEXT_INDEX: &[u8] = b"next index";
 
 /// A store in one file.
 #[derive(Clone)]
@@ -131,16 +133,25 @@ pub(crate) fn decode_head(bytes: &[u8]) -> Result<Head, StoreError> {
     Ok(Head { number, id, generation: reader.number()?, last_place: 0 })
 }
 
-pub(crate) fn encode_spec(spec: &TableSpec) -> Vec<u8> {
+pub(crate) fn encode_indexed(indexed: &Indexed) -> Vec<u8> {
     let mut out = Writer::default();
-    out.number(spec.indexes.len() as u64);
-    spec.indexes.iter().for_each(|index| out.text(index));
+    out.number(indexed.spec.indexes.len() as u64);
+    indexed.spec.indexes.iter().for_each(|index| out.text(index));
+    out.option(indexed.done.as_ref(), |out, done| out.text(done));
     out.0
+}
+
+fn decode_indexed(table: &Arc<str>, bytes: &[u8]) -> Result<Indexed, StoreError> {
+    let mut reader = Reader(bytes);
+    let indexes = reader.list(|reader| Ok(Arc::from(reader.text()?)))?;
+    let done = reader.option(|reader| Ok(Arc::from(reader.text()?)))?;
+    reader.end()?;
+    Ok(Indexed { spec: TableSpec { table: Arc::clone(table), indexes }, done })
 }
 
 #[async_trait]
 impl Store for RedbStore {
-    async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Arc<str>>, StoreError> {
+    async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Outdated>, StoreError> {
         let tables = tables.to_vec();
         self.blocking(StoreErrorKind::Io, move |shared| shared.with(|database| open(shared, database, &tables))).await
     }
@@ -177,11 +188,14 @@ impl Store for RedbStore {
 
     async fn scan(&self, request: &ScanRequest) -> Result<ScanPage, StoreError> {
         let request = request.clone();
-        let page = self.read(move |shared, transaction| match &request.index {
-            None => scan_ids(&request, transaction),
-            Some(index) => scan_index(shared, &request, index, transaction),
-        });
+        let page = self.read(move |shared, transaction| scan::scan(shared, &request, transaction));
         Ok(page.await?.unwrap_or_default())
+    }
+
+    async fn count(&self, request: &ScanRequest) -> Result<u64, StoreError> {
+        let request = request.clone();
+        let count = self.read(move |shared, transaction| scan::count(shared, &request, transaction));
+        Ok(count.await?.unwrap_or_default())
     }
 
     async fn operations(&self, request: &OperationsRequest) -> Result<Vec<QueuedOperation>, StoreError> {
@@ -243,7 +257,7 @@ impl Store for RedbStore {
 
     async fn linked(&self, request: &LinkedRequest) -> Result<Vec<Arc<str>>, StoreError> {
         let request = request.clone();
-        let found = self.read(move |shared, transaction| linked(shared, &request, transaction));
+        let found = self.read(move |shared, transaction| scan::linked(shared, &request, transaction));
         Ok(found.await?.unwrap_or_default())
     }
 
@@ -336,14 +350,20 @@ fn read_token(bytes: &[u8]) -> Result<DeltaToken, StoreError> {
 }
 
 /// Makes tables and the numbers of new indexes, and says which tables are in other indexes than those given.
-fn open(shared: &Shared, database: &Database, specs: &[TableSpec]) -> Result<Vec<Arc<str>>, StoreError> {
+fn open(shared: &Shared, database: &Database, specs: &[TableSpec]) -> Result<Vec<Outdated>, StoreError> {
     let transaction = begin(database)?;
     let mut outdated = Vec::new();
     {
         for definition in ALL {
             transaction.open_table(definition).map_err(failed)?;
         }
-        transaction.open_table(META).map_err(failed)?.insert(META_FORMAT, FORMAT).map_err(failed)?;
+        let mut meta = transaction.open_table(META).map_err(failed)?;
+        meta.insert(META_FORMAT, FORMAT).map_err(failed)?;
+        // A number is never given twice: rows may still name those of indexes that were dropped.
+        let mut next = match meta.get(META_NEXT_INDEX).map_err(failed)? {
+            Some(next) => Reader(next.value()).small()?,
+            None => 0,
+        };
         let mut numbers = transaction.open_table(INDEXES).map_err(failed)?;
         let mut known = BTreeMap::new();
         for entry in numbers.iter().map_err(failed)? {
@@ -354,25 +374,34 @@ fn open(shared: &Shared, database: &Database, specs: &[TableSpec]) -> Result<Vec
         let rows = transaction.open_table(ROWS).map_err(failed)?;
         for spec in specs {
             for index in &spec.indexes {
-                let next = known.len() as u32;
                 if let Entry::Vacant(unknown) = known.entry(index_name(&spec.table, index)) {
                     let mut number = Writer::default();
                     number.number(u64::from(next));
                     numbers.insert(unknown.key().as_slice(), number.0.as_slice()).map_err(failed)?;
                     unknown.insert(next);
+                    next += 1;
                 }
             }
-            let (key, value) = (spec.table.as_bytes(), encode_spec(spec));
-            let same = indexed.get(key).map_err(failed)?.is_some_and(|stored| stored.value() == value);
-            if same {
-                continue;
-            }
+            let key = spec.table.as_bytes();
+            let stored = indexed.get(key).map_err(failed)?;
+            let stored = stored.map(|stored| decode_indexed(&spec.table, stored.value())).transpose()?;
+            let done = match stored {
+                Some(Indexed { spec: known, done }) if known == *spec => match done {
+                    None => continue,
+                    done => done,
+                },
+                _ => None,
+            };
             if has_rows(&rows, &spec.table)? {
-                outdated.push(Arc::clone(&spec.table));
+                outdated.push(Outdated { table: Arc::clone(&spec.table), done });
             } else {
-                indexed.insert(key, value.as_slice()).map_err(failed)?;
+                let all = Indexed { spec: spec.clone(), done: None };
+                indexed.insert(key, encode_indexed(&all).as_slice()).map_err(failed)?;
             }
         }
+        let mut number = Writer::default();
+        number.number(u64::from(next));
+        meta.insert(META_NEXT_INDEX, number.0.as_slice()).map_err(failed)?;
         *shared.indexes.write().unwrap_or_else(PoisonError::into_inner) = known;
     }
     transaction.commit().map_err(failed)?;

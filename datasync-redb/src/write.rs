@@ -9,10 +9,10 @@ use crate::{
     codec,
     error::{corrupted, failed, of_io},
     keys,
-    shared::Shared,
+    shared::{Shared, index_name},
     store::{
-        FORMAT, INDEX, INDEXED, LOSERS, META, META_FORMAT, META_HEAD, NOTES, QUEUE, ROWS, TOKENS, decode_head,
-        encode_head, encode_spec,
+        FORMAT, INDEX, INDEXED, INDEXES, LOSERS, META, META_FORMAT, META_HEAD, NOTES, QUEUE, ROWS, TOKENS, decode_head,
+        encode_head, encode_indexed,
     },
 };
 
@@ -67,6 +67,7 @@ pub(crate) fn commit(shared: &Shared, database: &Database, batch: &WriteBatch) -
         }
         write_rows(shared, &transaction, batch)?;
         write_rest(&transaction, batch)?;
+        write_indexed(&transaction, batch)?;
     }
     transaction.commit().map_err(|error| {
         let message = format!("the commit failed, and may have happened: {error}");
@@ -190,9 +191,24 @@ fn write_rest(transaction: &WriteTransaction, batch: &WriteBatch) -> Result<(), 
     for loser in &batch.add_losers {
         losers.insert(loser.id.as_bytes().as_slice(), codec::encode_loser(loser).as_slice()).map_err(failed)?;
     }
+    Ok(())
+}
+
+/// Once all rows of a table are in its indexes, nothing that is shown is in the others: they are forgotten.
+///
+/// In memory they stay known until the file is opened again, for a commit that fails here changes nothing there.
+fn write_indexed(transaction: &WriteTransaction, batch: &WriteBatch) -> Result<(), StoreError> {
     let mut indexed = transaction.open_table(INDEXED).map_err(failed)?;
-    for spec in &batch.indexed {
-        indexed.insert(spec.table.as_bytes(), encode_spec(spec).as_slice()).map_err(failed)?;
+    let mut numbers = transaction.open_table(INDEXES).map_err(failed)?;
+    for table in &batch.indexed {
+        let spec = &table.spec;
+        indexed.insert(spec.table.as_bytes(), encode_indexed(table).as_slice()).map_err(failed)?;
+        if table.done.is_none() {
+            let of_table = index_name(&spec.table, "");
+            let kept: Vec<Vec<u8>> = spec.indexes.iter().map(|index| index_name(&spec.table, index)).collect();
+            let is_kept = |name: &[u8]| !name.starts_with(&of_table) || kept.iter().any(|kept| kept == name);
+            numbers.retain(|name, _| is_kept(name)).map_err(failed)?;
+        }
     }
     Ok(())
 }

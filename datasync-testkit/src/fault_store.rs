@@ -8,10 +8,10 @@ use std::sync::{
 use async_trait::async_trait;
 use datasync_core::{
     clock::Clock,
-    row::{Row, RowKey, SettledLoser},
+    row::{RecordRef, Row, RowKey, SettledLoser},
     store::{
-        DeltaToken, Head, LinkedRequest, Note, OperationsRequest, QueuedOperation, ScanPage, ScanRequest, ScopeKey,
-        Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
+        DeltaToken, Head, LinkedRequest, Note, OperationsRequest, Outdated, QueuedOperation, RecordFilter, ScanPage,
+        ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
     },
 };
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use crate::faults::{Faults, Told, make};
 /// What is called of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StoreCall {
-    /// Any read: head, rows, scans, operations, tokens, scopes and losers.
+    /// Any read: head, rows, scans, counts, operations, tokens, scopes and losers.
     Read,
     /// A commit.
     Commit,
@@ -50,10 +50,17 @@ impl<S: Store> FaultStore<S> {
         &self.faults
     }
 
-    /// How many records scans have brought so far.
+    /// How many records scans and counts have looked at so far. A count that looks only at the entries of an index looks at
+    /// none.
     #[must_use]
     pub fn records(&self) -> usize {
         self.records.load(Ordering::SeqCst)
+    }
+
+    /// The request, which then counts the records that it looks at.
+    fn counted(&self, request: &ScanRequest) -> ScanRequest {
+        let counting = Counting { filter: request.filter.clone(), records: Arc::clone(&self.records) };
+        ScanRequest { filter: Some(Arc::new(counting)), ..request.clone() }
     }
 
     async fn call<T>(
@@ -72,9 +79,23 @@ impl<S: Store> FaultStore<S> {
     }
 }
 
+/// Counts what it is shown.
+#[derive(Debug)]
+struct Counting {
+    filter: Option<Arc<dyn RecordFilter>>,
+    records: Arc<AtomicUsize>,
+}
+
+impl RecordFilter for Counting {
+    fn keeps(&self, id: &str, record: RecordRef<'_>) -> Result<bool, StoreError> {
+        self.records.fetch_add(1, Ordering::SeqCst);
+        self.filter.as_ref().map_or(Ok(true), |filter| filter.keeps(id, record))
+    }
+}
+
 #[async_trait]
 impl<S: Store> Store for FaultStore<S> {
-    async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Arc<str>>, StoreError> {
+    async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Outdated>, StoreError> {
         self.inner.open(tables).await
     }
 
@@ -87,9 +108,14 @@ impl<S: Store> Store for FaultStore<S> {
     }
 
     async fn scan(&self, request: &ScanRequest) -> Result<ScanPage, StoreError> {
-        let page = self.call(StoreCall::Read, self.inner.scan(request)).await?;
-        self.records.fetch_add(page.records.len(), Ordering::SeqCst);
-        Ok(page)
+        self.call(StoreCall::Read, self.inner.scan(&self.counted(request))).await
+    }
+
+    async fn count(&self, request: &ScanRequest) -> Result<u64, StoreError> {
+        if request.index.is_some() && request.filter.is_none() {
+            return self.call(StoreCall::Read, self.inner.count(request)).await;
+        }
+        self.call(StoreCall::Read, self.inner.count(&self.counted(request))).await
     }
 
     async fn operations(&self, request: &OperationsRequest) -> Result<Vec<QueuedOperation>, StoreError> {

@@ -1,31 +1,29 @@
 //! Building a client: what it stores in, talks to and keeps.
 
-use std::{collections::BTreeMap, marker::PhantomData, ops::Bound, sync::Arc};
+use std::{collections::BTreeMap, marker::PhantomData, sync::Arc};
 
 use crate::{
     client::{
         DatasyncClient,
         conflicts::{ConflictResolver, erase},
+        reindex::{IndexProgress, Told, reindex},
     },
     clock::Clock,
     config::SyncConfig,
     engine::{
         Engine,
-        committer::{Committer, Reads, Tx},
+        committer::Committer,
         conflict::Resolve,
         table::{Table, Tables},
     },
     entity::SyncEntity,
     error::{Error, ErrorKind},
     query::table_spec,
-    row::{DEFAULT_ACCOUNT, RowKey},
+    row::DEFAULT_ACCOUNT,
     schema::{ID, TableSchema},
-    store::{Direction, ScanRequest, Store, TableSpec},
+    store::{Store, TableSpec},
     transport::Transport,
 };
-
-/// How many rows one commit indexes again.
-const REINDEX: usize = 1_000;
 
 /// What code says about a table, over what the configuration says.
 #[derive(Clone)]
@@ -73,6 +71,7 @@ pub struct ClientBuilder {
     clock: Option<Arc<dyn Clock>>,
     config: SyncConfig,
     tables: Vec<Declared>,
+    told: Told,
 }
 
 impl std::fmt::Debug for ClientBuilder {
@@ -87,7 +86,14 @@ impl ClientBuilder {
         let clock: Option<Arc<dyn Clock>> = Some(Arc::new(crate::clock::SystemClock));
         #[cfg(not(feature = "system-clock"))]
         let clock = None;
-        ClientBuilder { store: None, transport: None, clock, config: SyncConfig::default(), tables: Vec::new() }
+        ClientBuilder {
+            store: None,
+            transport: None,
+            clock,
+            config: SyncConfig::default(),
+            tables: Vec::new(),
+            told: Told::default(),
+        }
     }
 
     /// Where rows and operations are kept. Only one client may use a store at a time.
@@ -125,7 +131,16 @@ impl ClientBuilder {
         self
     }
 
-    /// Opens the store and checks everything.
+    /// Tells how far the indexes are that [`build`](ClientBuilder::build) makes: those that this release of the app has added
+    /// or changed. It is called before the first row of a table and after each commit; not at all if there is
+    /// nothing to do. What is done when the process dies stays done.
+    pub fn on_index_progress(mut self, told: impl Fn(IndexProgress) + Send + Sync + 'static) -> ClientBuilder {
+        self.told = Told(Some(Arc::new(told)));
+        self
+    }
+
+    /// Opens the store and checks everything. Indexes that were added or changed since the store was last open are built,
+    /// those that were dropped are removed.
     ///
     /// # Errors
     ///
@@ -157,8 +172,10 @@ impl ClientBuilder {
         let specs: Vec<TableSpec> = tables.0.values().map(|table| table_spec(&table.schema)).collect();
         let outdated = store.open(&specs).await?;
         let committer = Committer::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&tables));
-        for table in outdated {
-            reindex(&*store, &committer, &table, specs.iter().find(|spec| spec.table == table)).await?;
+        for outdated in &outdated {
+            if let Some(spec) = specs.iter().find(|spec| spec.table == outdated.table) {
+                reindex(&*store, &committer, outdated, spec, &self.told).await?;
+            }
         }
         let settings = self.config.sync;
         let engine = Engine {
@@ -203,46 +220,4 @@ fn check_schema(schema: &TableSchema) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Writes every row of a table again, so that it gets the keys of the indexes that the table has. A kill in between
-/// leaves the table marked as outdated, and the next start begins again.
-async fn reindex(
-    store: &dyn Store,
-    committer: &Committer,
-    table: &Arc<str>,
-    spec: Option<&TableSpec>,
-) -> Result<(), Error> {
-    let Some(spec) = spec.cloned() else { return Ok(()) };
-    let mut request = ScanRequest {
-        account: DEFAULT_ACCOUNT.into(),
-        table: Arc::clone(table),
-        index: None,
-        range: (Bound::Unbounded, Bound::Unbounded),
-        direction: Direction::Forward,
-        after: None,
-        limit: REINDEX,
-    };
-    loop {
-        let page = store.scan(&request).await?;
-        let rows: Vec<RowKey> = page.records.into_iter().map(|(id, _)| RowKey::new(Arc::clone(table), id)).collect();
-        let last = page.next.is_none();
-        let (keys, spec) = (rows.clone(), spec.clone());
-        let plan = move |tx: &mut Tx<'_>| {
-            for key in &keys {
-                if let Some(row) = tx.row(key)? {
-                    tx.put(key, row);
-                }
-            }
-            if last {
-                tx.indexed(spec.clone());
-            }
-            Ok(())
-        };
-        committer.commit(Reads::rows(rows), plan).await?;
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => return Ok(()),
-        }
-    }
 }

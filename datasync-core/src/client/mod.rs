@@ -6,6 +6,7 @@ mod conflicts;
 mod offline;
 mod pending;
 mod purge;
+mod reindex;
 mod remote;
 mod search;
 mod watch;
@@ -17,6 +18,7 @@ pub use conflicts::{Conflict, ConflictResolver, Resolution, ResolverConflict};
 pub use offline::{IntoQuery, OfflineQuery, OfflineTable, PullOptions};
 pub use pending::{PendingChange, PendingState};
 pub use purge::PurgeOptions;
+pub use reindex::IndexProgress;
 pub use remote::{Remote, RemoteQuery, RemoteTable};
 pub use search::Rows;
 

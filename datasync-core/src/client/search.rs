@@ -32,6 +32,7 @@ fn scan(engine: &Engine, table: &Table, access: &Access, range: KeyRange) -> Sca
         direction: access.direction,
         after: None,
         limit: CHUNK,
+        filter: None,
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
     query::index_keys,
     row::{Row, RowKey, SettledLoser},
     store::{
-        Clear, DeltaToken, Head, Note, RowWrite, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
+        Clear, DeltaToken, Head, Indexed, Note, RowWrite, ScopeKey, Store, StoreError, StoreErrorKind, WriteBatch,
     },
 };
 
@@ -78,7 +78,7 @@ struct Overlay {
     clear: Vec<Clear>,
     add_losers: Vec<SettledLoser>,
     remove_losers: BTreeSet<Uuid>,
-    indexed: Vec<TableSpec>,
+    indexed: Vec<Indexed>,
     last_place: u64,
     raise_generation: bool,
 }
@@ -202,8 +202,8 @@ impl Tx<'_> {
         self.own.remove_losers.insert(id);
     }
 
-    pub(crate) fn indexed(&mut self, table: TableSpec) {
-        self.own.indexed.push(table);
+    pub(crate) fn indexed(&mut self, indexed: Indexed) {
+        self.own.indexed.push(indexed);
     }
 
     /// The generation of the store (I13).

@@ -1,0 +1,97 @@
+//! Indexes that an app has added, changed or dropped since its last release: the rows of the table are written again when the
+//! store opens, page by page in the order of their ids.
+//!
+//! | the process dies, or the future is dropped … | what is left |
+//! | --- | --- |
+//! | before the commit of a page | the rows up to the last page carry the keys; the next start goes on behind them |
+//! | after the last one | the table is done, and nothing is left of dropped indexes |
+//! | and the next start wants other indexes | what is done says nothing of those: it begins again |
+//!
+//! Nobody else writes meanwhile: the client is not made yet.
+
+use std::{fmt, ops::Bound, sync::Arc};
+
+use crate::{
+    engine::committer::{Committer, Reads, Tx},
+    error::Error,
+    row::{DEFAULT_ACCOUNT, RowKey},
+    store::{Direction, Indexed, Outdated, ScanRequest, Store, TableSpec},
+};
+
+/// How many rows one commit indexes again.
+const PAGE: usize = 1_000;
+
+/// How far the indexes of a table are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IndexProgress {
+    /// The table.
+    pub table: Arc<str>,
+    /// How many of its rows are in the indexes.
+    pub done: u64,
+    /// How many rows it has.
+    pub total: u64,
+}
+
+/// Who is told of the progress.
+#[derive(Clone, Default)]
+pub(super) struct Told(pub(super) Option<Arc<dyn Fn(IndexProgress) + Send + Sync>>);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Told").field(&self.0.is_some()).finish()
+    }
+}
+
+pub(super) async fn reindex(
+    store: &dyn Store,
+    committer: &Committer,
+    outdated: &Outdated,
+    spec: &TableSpec,
+    told: &Told,
+) -> Result<(), Error> {
+    let mut request = ScanRequest {
+        account: DEFAULT_ACCOUNT.into(),
+        table: Arc::clone(&spec.table),
+        index: None,
+        range: (Bound::Unbounded, Bound::Unbounded),
+        direction: Direction::Forward,
+        after: None,
+        limit: PAGE,
+        filter: None,
+    };
+    let total = store.count(&request).await?;
+    if let Some(done) = &outdated.done {
+        request.range.0 = Bound::Excluded(done.as_bytes().to_vec());
+    }
+    let mut done = total - store.count(&request).await?.min(total);
+    let tell = |done| {
+        if let Some(told) = &told.0 {
+            told(IndexProgress { table: Arc::clone(&spec.table), done, total });
+        }
+    };
+    tell(done);
+    loop {
+        let page = store.scan(&request).await?;
+        done += page.records.len() as u64;
+        let rows: Vec<RowKey> =
+            page.records.into_iter().map(|(id, _)| RowKey::new(Arc::clone(&spec.table), id)).collect();
+        let up_to = page.next.as_ref().map(|next| Arc::clone(&next.id));
+        let (keys, indexed) = (rows.clone(), Indexed { spec: spec.clone(), done: up_to });
+        let plan = move |tx: &mut Tx<'_>| {
+            for key in &keys {
+                if let Some(row) = tx.row(key)? {
+                    tx.put(key, row);
+                }
+            }
+            tx.indexed(indexed.clone());
+            Ok(())
+        };
+        committer.commit(Reads::rows(rows), plan).await?;
+        tell(done);
+        match page.next {
+            Some(next) => request.after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A release of the app with other indexes than the last one: they are built when the store opens, go on where a kill ended
+//! them, and what was dropped is gone from the file.
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use datasync_core::{
+    client::{ClientBuilder, DatasyncClient, IndexProgress},
+    clock::SystemClock,
+    entity::SyncEntity,
+    memory::MemoryStore,
+    store::Store,
+};
+use datasync_derive::SyncEntity;
+use datasync_redb::RedbStore;
+use datasync_server::MemoryRepository;
+use datasync_testkit::{Fault, FaultStore, StoreCall};
+use datasync_tests::{Note, RouterExchange, Wire, client_over, note_of, service};
+use futures::executor::block_on;
+use serde::{Deserialize, Serialize};
+
+/// The table of [`Note`] in a later release: the index on `rank` is dropped, and one on `title` and `rank` is there.
+#[derive(Clone, Debug, Serialize, Deserialize, SyncEntity)]
+#[sync(crate = "datasync_core", table = "note", index(title, rank))]
+struct LaterNote {
+    id: String,
+    title: String,
+    rank: i64,
+}
+
+/// How many rows there are: six commits' worth.
+const ROWS: u64 = 5_500;
+/// The store that a child process opens in a later release.
+const CHILD: &str = "DATASYNC_INDEX_TEST_CHILD";
+
+fn builder(store: impl Store) -> ClientBuilder {
+    client_over(store, RouterExchange::new(service(&MemoryRepository::new(), 100, Wire::Extended)))
+}
+
+fn fill(store: impl Store) {
+    block_on(async {
+        let client = builder(store).build().await.unwrap();
+        let note = |number| Note { rank: number as i64, ..note_of(&format!("row-{number:05}"), "x") };
+        client.offline_table::<Note>().insert_all((0..ROWS).map(note)).await.unwrap();
+    });
+}
+
+/// Opens a store with the table of a release; also returns what was told of the indexes.
+async fn open<E: SyncEntity>(
+    store: impl Store,
+) -> (Result<DatasyncClient, datasync_core::error::Error>, Vec<(u64, u64)>) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&told);
+    let tell = move |IndexProgress { table, done, total, .. }: IndexProgress| {
+        assert_eq!(table.as_ref(), "note");
+        seen.lock().unwrap().push((done, total));
+    };
+    let transport = datasync_http::HttpTransport::new("http://localhost").unwrap();
+    let builder = DatasyncClient::builder().store(store).transport(transport).table::<E>().on_index_progress(tell);
+    let client = builder.build().await;
+    let told = std::mem::take(&mut *told.lock().unwrap());
+    (client, told)
+}
+
+async fn finds_everything_by_its_index(client: &DatasyncClient) {
+    let query = client.offline_table::<LaterNote>().query().filter(|note| note.title.eq("x").and(note.rank.lt(7)));
+    assert!(query.explain().to_string().contains("title,rank"), "{}", query.explain());
+    assert_eq!(query.to_vec().await.unwrap().len(), 7);
+    let whole = client.offline_table::<LaterNote>().query().filter(|note| note.title.eq("x"));
+    assert_eq!(whole.count().await.unwrap(), ROWS);
+}
+
+fn goes_on_where_it_was(store: impl Store + Clone) {
+    let faulty = FaultStore::new(store.clone(), SystemClock);
+    fill(store);
+    block_on(async {
+        for (passes, done) in [(2, 2_000), (1, 3_000)] {
+            for fault in (0..passes).map(|_| Fault::Pass).chain([Fault::Refuse]) {
+                faulty.faults().next(StoreCall::Commit, fault);
+            }
+            let (client, told) = open::<LaterNote>(faulty.clone()).await;
+            assert!(client.is_err(), "the commit was refused");
+            assert_eq!(told.last(), Some(&(done, ROWS)));
+        }
+        let (client, told) = open::<LaterNote>(faulty.clone()).await;
+        assert_eq!(told, [(3_000, ROWS), (4_000, ROWS), (5_000, ROWS), (ROWS, ROWS)], "it goes on");
+        finds_everything_by_its_index(&client.unwrap()).await;
+        let (_, told) = open::<LaterNote>(faulty.clone()).await;
+        assert!(told.is_empty(), "there is nothing to do any more: {told:?}");
+
+        // An older release, and then the later one again: neither believes what the other one has done.
+        faulty.faults().next(StoreCall::Commit, Fault::Pass);
+        faulty.faults().next(StoreCall::Commit, Fault::Refuse);
+        let (_, told) = open::<Note>(faulty.clone()).await;
+        assert_eq!(told, [(0, ROWS), (1_000, ROWS)]);
+        let (client, told) = open::<LaterNote>(faulty.clone()).await;
+        assert_eq!(told[0], (0, ROWS), "{told:?}");
+        finds_everything_by_its_index(&client.unwrap()).await;
+    });
+}
+
+#[test]
+fn indexes_go_on_where_they_were_in_memory() {
+    goes_on_where_it_was(MemoryStore::new());
+}
+
+#[test]
+fn indexes_go_on_where_they_were_in_redb() {
+    let folder = tempfile::tempdir().unwrap();
+    goes_on_where_it_was(RedbStore::open(folder.path().join("store.redb")).unwrap());
+}
+
+/// Does nothing but in a child process of another test.
+#[test]
+fn in_a_child_process() {
+    let Ok(path) = std::env::var(CHILD) else { return };
+    let transport = datasync_http::HttpTransport::new("http://localhost").unwrap();
+    let builder = DatasyncClient::builder().store(RedbStore::open(path).unwrap()).transport(transport);
+    let builder = builder.table::<LaterNote>().on_index_progress(|progress| {
+        println!("\ndone {}", progress.done);
+        // The kill comes while the next commit is made, or before it.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    });
+    block_on(builder.build()).unwrap();
+    println!("\nopened");
+}
+
+/// Opens the store in a process of its own and kills it once `wanted` rows are indexed; the rows that it then told of.
+fn killed_at(path: &Path, wanted: u64) -> u64 {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "in_a_child_process", "--nocapture"]).env(CHILD, path).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let done = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("done ")?.parse::<u64>().ok());
+    let done = done.skip_while(|done| *done < wanted).next().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    done
+}
+
+#[test]
+fn indexes_survive_kills_and_leave_nothing_of_dropped_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let store = RedbStore::open(&path).unwrap();
+    fill(store.clone());
+    assert_eq!(block_on(store.check()).unwrap().index_entries, ROWS);
+    block_on(store.close()).unwrap();
+    drop(store);
+    let mut told = Vec::new();
+    for wanted in [1_000, 3_000, 4_000] {
+        told.push(killed_at(&path, wanted));
+    }
+    let store = RedbStore::open(&path).unwrap();
+    let report = block_on(store.check()).unwrap();
+    assert_eq!((report.rows, report.index_entries), (ROWS, ROWS), "every row is in one index or the other");
+    block_on(async {
+        let (client, progress) = open::<LaterNote>(store.clone()).await;
+        assert!(progress[0].0 >= told[2], "{progress:?} goes on behind {told:?}");
+        finds_everything_by_its_index(&client.unwrap()).await;
+        let report = store.check().await.unwrap();
+        assert_eq!((report.rows, report.index_entries), (ROWS, ROWS), "the old index is gone");
+    });
+}
