@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    entity::check_id,
+    error::{Error, ErrorKind},
+    query::QueryDescription,
+};
 
 /// How conflicts are settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
@@ -69,6 +73,17 @@ pub struct SyncSection {
     /// where the service declares a safe horizon. In configuration text: `"30s"`, `"2m"`.
     #[serde(deserialize_with = "duration")]
     pub pull_overlap: Duration,
+    /// After how long a pull begins again from the start, and checks the rows that it does not see: for services that do
+    /// not tell of restored backups and hard deletions. Never by default; else at least a minute.
+    #[serde(deserialize_with = "some_duration")]
+    pub full_resync_after: Option<Duration>,
+    /// How many tables are pulled at once by [`DatasyncClient::pull_tables`](crate::client::DatasyncClient::pull_tables),
+    /// 1 to 64; 4 by default.
+    pub parallel_pulls: usize,
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
 }
 
 /// A duration as people write it: `"30s"`, `"1m 30s"`, or ISO 8601.
@@ -87,6 +102,8 @@ impl Default for SyncSection {
             page_size: 1_000,
             max_pages: 100_000,
             pull_overlap: Duration::from_secs(30),
+            full_resync_after: None,
+            parallel_pulls: 4,
         }
     }
 }
@@ -97,6 +114,12 @@ impl Default for SyncSection {
 pub struct TableSection {
     /// How conflicts of this table are settled.
     pub conflict: Option<ConflictPolicy>,
+    /// Which rows [`DatasyncClient::pull_tables`](crate::client::DatasyncClient::pull_tables) pulls, as an OData filter;
+    /// all by default.
+    pub filter: Option<String>,
+    /// The name of that query, so that a changed filter is noticed: the rows that are no longer in it then leave this
+    /// device, as in Datasync's `QueryId`.
+    pub query_id: Option<String>,
 }
 
 impl SyncConfig {
@@ -126,6 +149,10 @@ impl SyncConfig {
         range("page_size", self.sync.page_size as usize, 1, 10_000)?;
         range("max_pages", self.sync.max_pages as usize, 1, usize::MAX)?;
         range("pull_overlap in seconds", self.sync.pull_overlap.as_secs() as usize, 0, 86_400)?;
+        range("parallel_pulls", self.sync.parallel_pulls, 1, 64)?;
+        if let Some(after) = self.sync.full_resync_after {
+            range("full_resync_after in seconds", after.as_secs() as usize, 60, usize::MAX)?;
+        }
         for table in self.tables.keys() {
             if !known.contains(&table.as_str()) {
                 let message =
@@ -134,6 +161,20 @@ impl SyncConfig {
             }
         }
         Ok(())
+    }
+
+    /// The query of a table's pulls, and its name.
+    pub(crate) fn pulled(&self, table: &str) -> Result<(QueryDescription, Option<String>), Error> {
+        let Some(section) = self.tables.get(table) else { return Ok(Default::default()) };
+        let wrong = |key: &str, error: &dyn std::fmt::Display| {
+            Error::new(ErrorKind::InvalidConfig, format!("the configuration: `tables.{table}.{key}`: {error}"))
+        };
+        let filter = section.filter.as_ref().map(|filter| filter.parse()).transpose();
+        let filter = filter.map_err(|error| wrong("filter", &error))?;
+        if let Some(id) = &section.query_id {
+            check_id(id).map_err(|error| wrong("query_id", &error))?;
+        }
+        Ok((QueryDescription { filter, ..QueryDescription::default() }, section.query_id.clone()))
     }
 
     /// The policy of a table.

@@ -36,6 +36,22 @@ pub struct PullReport {
     pub conflicts: u64,
 }
 
+/// What a comparison with the service has found and repaired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Rows of the service that were compared.
+    pub compared: u64,
+    /// Rows that were missing here.
+    pub added: u64,
+    /// Rows that had another version here.
+    pub updated: u64,
+    /// Rows that the service no longer has, or that have left the query.
+    pub removed: u64,
+    /// Rows that were left alone, because they have unsent changes or changed meanwhile.
+    pub skipped: u64,
+}
+
 /// What a purge has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

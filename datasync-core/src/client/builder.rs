@@ -160,7 +160,17 @@ impl ClientBuilder {
             let name: Arc<str> = schema.name.as_ref().into();
             let policy = self.config.policy(&name);
             let fingerprint = schema.fingerprint();
-            let table = Arc::new(Table { name: Arc::clone(&name), schema, fingerprint, version: 1, policy, resolver });
+            let (pulled, query_id) = self.config.pulled(&name)?;
+            let table = Arc::new(Table {
+                name: Arc::clone(&name),
+                schema,
+                fingerprint,
+                version: 1,
+                pulled,
+                query_id,
+                policy,
+                resolver,
+            });
             if tables.insert(Arc::clone(&name), table).is_some() {
                 let message = format!("the table `{name}` was added twice");
                 return Err(Error::new(ErrorKind::InvalidConfig, message));

@@ -5,6 +5,7 @@ mod codec;
 mod conflicts;
 mod offline;
 mod pending;
+mod pull;
 mod purge;
 mod reindex;
 mod remote;
@@ -15,8 +16,9 @@ use std::{fmt, sync::Arc};
 
 pub use builder::{ClientBuilder, TableOptions};
 pub use conflicts::{Conflict, ConflictResolver, Resolution, ResolverConflict};
-pub use offline::{IntoQuery, OfflineQuery, OfflineTable, PullOptions};
+pub use offline::{IntoQuery, OfflineQuery, OfflineTable};
 pub use pending::{PendingChange, PendingState};
+pub use pull::PullOptions;
 pub use purge::PurgeOptions;
 pub use reindex::IndexProgress;
 pub use remote::{Remote, RemoteQuery, RemoteTable};

@@ -16,15 +16,14 @@ use crate::{
         Engine,
         change::{self, Change},
         committer::{Reads, Tx},
-        pull, push,
+        push,
         table::Table,
     },
     entity::{SyncEntity, Written, check_id},
-    error::{Error, ErrorKind},
+    error::Error,
     query::{Access, Filter, Order, Query, QueryDescription, plan},
-    report::{PullReport, PurgeReport, PushReport},
+    report::{PurgeReport, PushReport},
     row::{Body, Record, RowKey},
-    schema::{ID, SERVICE_OWNED},
 };
 
 /// The table of an entity in the local store, as in Datasync's `IOfflineTable<T>`.
@@ -32,8 +31,8 @@ use crate::{
 /// Reads and writes need no network. A write that returned `Ok` is durable, and its change is queued in the same
 /// commit; [`push_items`](OfflineTable::push_items) sends it.
 pub struct OfflineTable<E> {
-    engine: Arc<Engine>,
-    table: Arc<Table>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) table: Arc<Table>,
     marker: PhantomData<fn() -> E>,
 }
 
@@ -62,7 +61,7 @@ impl<E: SyncEntity> OfflineTable<E> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Exists`], [`ErrorKind::InvalidId`], [`ErrorKind::InvalidEntity`], [`ErrorKind::Store`]; nothing is
+    /// [`ErrorKind::Exists`](crate::error::ErrorKind::Exists), [`ErrorKind::InvalidId`](crate::error::ErrorKind::InvalidId), [`ErrorKind::InvalidEntity`](crate::error::ErrorKind::InvalidEntity), [`ErrorKind::Store`](crate::error::ErrorKind::Store); nothing is
     /// changed then.
     pub async fn insert(&self, entity: E) -> Result<Written<E>, Error> {
         self.write(entity, Change::Insert).await
@@ -72,7 +71,7 @@ impl<E: SyncEntity> OfflineTable<E> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`], else as [`insert`](OfflineTable::insert).
+    /// [`ErrorKind::NotFound`](crate::error::ErrorKind::NotFound), else as [`insert`](OfflineTable::insert).
     pub async fn replace(&self, entity: E) -> Result<Written<E>, Error> {
         self.write(entity, Change::Replace).await
     }
@@ -106,7 +105,7 @@ impl<E: SyncEntity> OfflineTable<E> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`], [`ErrorKind::Store`]; nothing is changed then.
+    /// [`ErrorKind::NotFound`](crate::error::ErrorKind::NotFound), [`ErrorKind::Store`](crate::error::ErrorKind::Store); nothing is changed then.
     pub async fn delete(&self, id: &str) -> Result<(), Error> {
         self.change(vec![(self.key(id), Change::Delete)]).await?;
         Ok(())
@@ -144,7 +143,7 @@ impl<E: SyncEntity> OfflineTable<E> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`], [`ErrorKind::InvalidEntity`] if what is stored cannot be read as `E`.
+    /// [`ErrorKind::Store`](crate::error::ErrorKind::Store), [`ErrorKind::InvalidEntity`](crate::error::ErrorKind::InvalidEntity) if what is stored cannot be read as `E`.
     pub async fn get(&self, id: &str) -> Result<Option<E>, Error> {
         let mut rows = self.engine.store.get(&[self.key(id)]).await?;
         let record = rows.pop().flatten().and_then(|row| row.record);
@@ -160,7 +159,7 @@ impl<E: SyncEntity> OfflineTable<E> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::error::ErrorKind::Store).
     pub async fn count(&self) -> Result<u64, Error> {
         search::count(&self.engine, &self.table, &QueryDescription::default()).await
     }
@@ -174,86 +173,15 @@ impl<E: SyncEntity> OfflineTable<E> {
         push::push(&self.engine, Some(vec![Arc::clone(&self.table.name)]), true).await
     }
 
-    /// Pulls the rows of a query that have changed since its last pull; pending changes of the table are pushed first.
-    ///
-    /// Order, `skip` and `top` of the query are not looked at. A pull of the same query under way is joined.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unreachable`] and [`ErrorKind::Unauthenticated`], [`ErrorKind::Service`], [`ErrorKind::Overtaken`],
-    /// [`ErrorKind::InvalidQuery`], [`ErrorKind::Store`]. Pages that were stored stay, and the next pull goes on
-    /// behind them.
-    pub async fn pull_items(&self, options: impl Into<PullOptions<E>>) -> Result<PullReport, Error> {
-        let PullOptions { query, query_id } = options.into();
-        let description = query.into_description();
-        let mut refused = None;
-        if let Some(filter) = &description.filter {
-            filter.visit_fields(&mut |name| {
-                if name != ID && !SERVICE_OWNED.contains(&name) && self.table.schema.field(name).is_none() {
-                    refused = Some(name.to_owned());
-                }
-            });
-        }
-        if let Some(name) = refused {
-            let message = format!("`{}` has no property `{name}`", self.table.name);
-            return Err(Error::new(ErrorKind::InvalidQuery, message));
-        }
-        if let Some(id) = &query_id {
-            check_id(id)?;
-        }
-        pull::pull(&self.engine, &self.table, &description, query_id.as_deref()).await
-    }
-
     /// Removes rows from this device only, with the delta tokens of the scopes that held them: a later pull gets them
     /// back.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Pending`] if unsent changes would be dropped and the purge is not forced: nothing is changed, and
+    /// [`ErrorKind::Pending`](crate::error::ErrorKind::Pending) if unsent changes would be dropped and the purge is not forced: nothing is changed, and
     /// [`Error::pending`] lists them.
     pub async fn purge_items(&self, options: PurgeOptions<E>) -> Result<PurgeReport, Error> {
         purge::purge(&self.engine, &self.table, options.query.into_description(), options.force).await
-    }
-}
-
-/// What to pull: a query, and optionally its name.
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct PullOptions<E> {
-    query: Query<E>,
-    query_id: Option<String>,
-}
-
-impl<E: SyncEntity> Default for PullOptions<E> {
-    fn default() -> Self {
-        PullOptions { query: Query::new(), query_id: None }
-    }
-}
-
-impl<E: SyncEntity> PullOptions<E> {
-    /// Pulls the rows of this query; every row of the table by default.
-    pub fn query(mut self, query: impl IntoQuery<E>) -> PullOptions<E> {
-        self.query = query.into_query();
-        self
-    }
-
-    /// Gives the query a name, so that its delta token is found again although its filter has changed, as in
-    /// Datasync's `QueryId`. The rule for ids holds.
-    pub fn query_id(mut self, id: impl Into<String>) -> PullOptions<E> {
-        self.query_id = Some(id.into());
-        self
-    }
-}
-
-impl<E: SyncEntity> From<Query<E>> for PullOptions<E> {
-    fn from(query: Query<E>) -> Self {
-        PullOptions::default().query(query)
-    }
-}
-
-impl<E: SyncEntity> From<OfflineQuery<E>> for PullOptions<E> {
-    fn from(query: OfflineQuery<E>) -> Self {
-        PullOptions::default().query(query)
     }
 }
 
@@ -339,7 +267,7 @@ impl<E: SyncEntity> OfflineQuery<E> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidQuery`], [`ErrorKind::InvalidEntity`], [`ErrorKind::Store`].
+    /// [`ErrorKind::InvalidQuery`](crate::error::ErrorKind::InvalidQuery), [`ErrorKind::InvalidEntity`](crate::error::ErrorKind::InvalidEntity), [`ErrorKind::Store`](crate::error::ErrorKind::Store).
     pub async fn to_vec(self) -> Result<Vec<E>, Error> {
         Ok(self.rows().await?.rows)
     }

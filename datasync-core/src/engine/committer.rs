@@ -159,6 +159,11 @@ impl Tx<'_> {
         if let (Some(table), None) = (self.tables.0.get(&key.table), &row.quarantine) {
             row.schema = table.version;
         }
+        if row.left && row.operations.is_empty() {
+            // No scope holds it any more, and nothing of it waits to be sent.
+            row.record = None;
+            row.left = false;
+        }
         let row = (!row.is_empty()).then_some(row);
         self.own.rows.insert(key.clone(), row);
     }

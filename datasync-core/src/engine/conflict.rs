@@ -139,7 +139,7 @@ fn take(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: &S
     let ours = row.record.take();
     if let (true, Some(ours)) = (ours_lost, &ours) {
         let version = row.operations.first().and_then(|operation| operation.version.clone());
-        lose(tx, table, key, Side::Local, ours.body.clone(), version);
+        lose(tx, table, key, Side::Local, ours.body.clone(), version, LoserCause::Conflict);
     }
     row.record = service.live().map(|copy| {
         let mut record = copy.clone();
@@ -156,7 +156,7 @@ fn keep(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: Se
     if let (true, Some(copy)) = (theirs_lost, service.live()) {
         let touched = row.base.as_ref().is_none_or(|base| !body::sent_equal(&table.schema, &base.body, &copy.body));
         if touched {
-            lose(tx, table, key, Side::Service, copy.body.clone(), copy.version.clone());
+            lose(tx, table, key, Side::Service, copy.body.clone(), copy.version.clone(), LoserCause::Conflict);
         }
     }
     let operation = &mut row.operations[0];
@@ -178,8 +178,17 @@ fn keep(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: Se
     };
 }
 
-fn lose(tx: &mut Tx<'_>, table: &Table, key: &RowKey, side: Side, body: Body, version: Option<String>) {
+/// Keeps a body that lost (I28).
+pub(crate) fn lose(
+    tx: &mut Tx<'_>,
+    table: &Table,
+    key: &RowKey,
+    side: Side,
+    body: Body,
+    version: Option<String>,
+    cause: LoserCause,
+) {
     let (id, key, at, schema) = (tx.new_ordered_id(), key.clone(), tx.now(), table.version);
-    let loser = SettledLoser { id, key, side, body, version, at, schema, cause: LoserCause::Conflict };
+    let loser = SettledLoser { id, key, side, body, version, at, schema, cause };
     tx.add_loser(loser);
 }

@@ -12,7 +12,9 @@ pub(crate) mod joined;
 pub(crate) mod page;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod scope;
 pub(crate) mod table;
+pub(crate) mod verify;
 pub(crate) mod watch;
 pub(crate) mod wave;
 
@@ -53,7 +55,7 @@ pub(crate) struct Engine {
     pub(crate) crossing: Arc<Crossing>,
     pub(crate) events: Events,
     pub(crate) pushing: Joined<Result<PushReport, Error>, push::Target>,
-    pub(crate) pulling: Mutex<BTreeMap<ScopeKey, Arc<PullRun>>>,
+    pub(crate) pulling: Mutex<BTreeMap<(ScopeKey, String), Arc<PullRun>>>,
     pub(crate) account: Mutex<Arc<str>>,
 }
 

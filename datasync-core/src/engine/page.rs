@@ -6,11 +6,11 @@ use crate::{
     body,
     engine::{
         committer::Tx,
-        conflict::{Settled, settle},
+        conflict::{Settled, lose, settle},
         table::Table,
     },
     error::Error,
-    row::{Hold, Record, Row, RowKey, ServiceCopy},
+    row::{Hold, LoserCause, Record, Row, RowKey, ServiceCopy, Side},
 };
 
 /// What a row of a page did.
@@ -28,25 +28,43 @@ pub(crate) fn stale(tx: &Tx<'_>, key: &RowKey, copy: &ServiceCopy) -> Result<boo
     Ok(!same_version(&tx.row(key)?.unwrap_or_default(), copy))
 }
 
-/// Applies the service's copy of a row.
+/// Applies the service's copy of a row. `restored` says that the service may have gone back in time.
 pub(crate) fn apply(
     tx: &mut Tx<'_>,
     table: &Table,
     key: &RowKey,
     scope: &Arc<str>,
     copy: &ServiceCopy,
+    restored: bool,
 ) -> Result<Effect, Error> {
     let known = tx.row(key)?;
     let mut row = known.clone().unwrap_or_default();
-    let effect = decide(tx, table, key, &mut row, copy);
-    if row.record.is_some() && copy.live().is_some() && !row.scopes.contains(scope) {
+    let effect = decide(tx, table, key, &mut row, copy, restored);
+    if (row.record.is_some() || !row.operations.is_empty()) && copy.live().is_some() && !row.scopes.contains(scope) {
         row.scopes.push(Arc::clone(scope));
+        row.left = false;
     }
+    keep(tx, key, known, row);
+    Ok(effect)
+}
+
+/// A row has left the query of a scope. Its record, version, base and operations are not touched; a row that no scope
+/// holds any more leaves the device, once nothing of it is queued.
+pub(crate) fn leave(tx: &mut Tx<'_>, key: &RowKey, scope: &Arc<str>) -> Result<Effect, Error> {
+    let known = tx.row(key)?;
+    let Some(mut row) = known.clone().filter(|row| row.scopes.contains(scope)) else { return Ok(Effect::Unchanged) };
+    row.scopes.retain(|held| held != scope);
+    row.left = row.scopes.is_empty();
+    let goes = row.left && row.operations.is_empty();
+    keep(tx, key, known, row);
+    Ok(if goes { Effect::Removed } else { Effect::Unchanged })
+}
+
+fn keep(tx: &mut Tx<'_>, key: &RowKey, known: Option<Row>, mut row: Row) {
     if known.as_ref() != Some(&row) {
         row.revision += 1;
         tx.put(key, row);
     }
-    Ok(effect)
 }
 
 fn same_version(row: &Row, copy: &ServiceCopy) -> bool {
@@ -58,8 +76,13 @@ fn same_version(row: &Row, copy: &ServiceCopy) -> bool {
     }
 }
 
-fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &ServiceCopy) -> Effect {
-    let Some(first) = row.operations.first_mut() else { return store(table, row, copy) };
+fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &ServiceCopy, restored: bool) -> Effect {
+    let Some(first) = row.operations.first_mut() else {
+        if let Some(record) = row.record.as_ref().filter(|record| restored && is_lost(record, copy)) {
+            lose(tx, table, key, Side::Local, record.body.clone(), record.version.clone(), LoserCause::Vanished);
+        }
+        return store(table, row, copy);
+    };
     let from_base = match (&row.base, copy) {
         (Some(base), ServiceCopy::Found(copy)) => base.version == copy.version && base.deleted == copy.deleted,
         (None, copy) => copy.live().is_none(),
@@ -82,6 +105,15 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &Se
         return Effect::Unchanged;
     }
     Effect::Conflict(settle(tx, table, key, row, copy.clone()))
+}
+
+/// Whether a service that was restored has lost this state of a row: it has no row, or an older one. A tombstone is its
+/// own, and no loss.
+fn is_lost(record: &Record, copy: &ServiceCopy) -> bool {
+    match copy {
+        ServiceCopy::Absent => true,
+        ServiceCopy::Found(copy) => record.version != copy.version && record.updated_at > copy.updated_at,
+    }
 }
 
 /// A row without queued operations takes the service's copy.

@@ -7,7 +7,7 @@
 //! | between two pages | the next pull goes on behind the last stored page |
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -22,7 +22,9 @@ use crate::{
         joined::Requests,
         page::{self, Effect},
         push,
+        scope::{self, Check, ScopeState},
         table::Table,
+        verify,
     },
     error::{Error, ErrorKind},
     events::SyncEvent,
@@ -33,42 +35,47 @@ use crate::{
     transport::{Page, PageRequest, Purpose, TransportError},
 };
 
-/// The scope of a query: its query id if it was given one, else a hash of its normalized filter.
-pub(crate) fn scope(account: Arc<str>, table: &Table, query: &QueryDescription, query_id: Option<&str>) -> ScopeKey {
-    let scope = match (query_id, &query.filter) {
-        (Some(id), _) => format!("q:{id}"),
-        (None, None) => String::new(),
-        (None, Some(filter)) => format!("f:{:032x}", hash(&filter.to_string())),
-    };
-    ScopeKey { account, table: Arc::clone(&table.name), scope: scope.into() }
+/// What a pull is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) query: QueryDescription,
+    pub(crate) query_id: Option<String>,
+    /// How many rows a page holds; `None` for the configured number.
+    pub(crate) page_size: Option<u32>,
+    pub(crate) push: ImplicitPush,
 }
 
-/// FNV-1a of 128 bits: short, the same in every release, and wide enough that two filters never meet.
-fn hash(text: &str) -> u128 {
-    text.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash, byte| {
-        (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
-    })
+/// What is pushed before a pull.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ImplicitPush {
+    /// Nothing.
+    Nothing,
+    /// The table, if it has pending changes.
+    #[default]
+    Table,
+    /// Every table, if the pulled one has pending changes.
+    All,
 }
 
 /// Pulls the rows of the query. Pending changes of the table are pushed first; a pull of the scope that is under way
 /// is joined.
-pub(crate) async fn pull(
-    engine: &Arc<Engine>,
-    table: &Arc<Table>,
-    query: &QueryDescription,
-    query_id: Option<&str>,
-) -> Result<PullReport, Error> {
-    if pending(engine, &table.name).await? {
+pub(crate) async fn pull(engine: &Arc<Engine>, table: &Arc<Table>, wanted: Wanted) -> Result<PullReport, Error> {
+    if wanted.push != ImplicitPush::Nothing && pending(engine, &table.name).await? {
+        let tables = (wanted.push == ImplicitPush::Table).then(|| vec![Arc::clone(&table.name)]);
         // Whatever becomes of single operations, the pull goes on; an error here is the network's or the sign-in's.
-        push::push(engine, Some(vec![Arc::clone(&table.name)]), false).await?;
+        push::push(engine, tables, false).await?;
     }
-    let scope = scope(engine.account(), table, query, query_id);
+    let query = scope::pulled(&wanted.query);
+    let scope = scope::scope(engine.account(), table, &query, wanted.query_id.as_deref());
+    // Callers who name the same scope and mean another query do not share a run.
     let slot = {
         let mut pulling = engine.pulling.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Arc::clone(pulling.entry(scope.clone()).or_default())
+        Arc::clone(pulling.entry((scope.clone(), query.to_string())).or_default())
     };
-    let query = QueryDescription { filter: query.filter.clone(), ..QueryDescription::default() };
-    let run = Run { engine: Arc::clone(engine), table: Arc::clone(table), scope, query, report: PullReport::default() };
+    let page_size = wanted.page_size.unwrap_or(engine.settings.page_size);
+    let state = ScopeState::default();
+    let report = PullReport::default();
+    let run = Run { engine: Arc::clone(engine), table: Arc::clone(table), scope, query, page_size, state, report };
     slot.join((), move |requests| run.all(requests).boxed()).await
 }
 
@@ -83,6 +90,9 @@ struct Run {
     table: Arc<Table>,
     scope: ScopeKey,
     query: QueryDescription,
+    page_size: u32,
+    /// What is remembered of the scope, with what the page at hand adds to it.
+    state: ScopeState,
     report: PullReport,
 }
 
@@ -108,14 +118,15 @@ impl Run {
         }
     }
 
-    /// From the stored token to the end.
+    /// From the stored token to the end, and a check of the rows if the scope was begun again.
     async fn pass(&mut self) -> Result<(), Error> {
         let generation = self.engine.store.head().await?.generation;
-        let mut stored = self.engine.store.delta_token(&self.scope).await?;
+        let mut stored = self.begin(generation).await?;
         let mut total = None;
         let mut done = 0;
         let mut next = Some(self.fetch(true, stored.clone()).await?);
         let mut pages = 0;
+        let mut complete = true;
         while let Some((page, request)) = next.take() {
             pages += 1;
             let rows = page.rows.len() as u64;
@@ -123,6 +134,11 @@ impl Run {
             self.engine.events.emit(|| SyncEvent::PageFetched { table: Arc::clone(table), rows });
             total = total.or(page.total);
             let more = page.more && pages < self.engine.settings.max_pages;
+            complete = !page.more;
+            if let Some(restart) = page.restart {
+                self.state = ScopeState::begin(&self.query, self.state.check, self.engine.clock.now());
+                self.state.must_check(restart.into());
+            }
             let token = page.token.clone().or_else(|| stored.clone());
             let storing = self.store_page(page, request, stored, generation);
             let fetching = async {
@@ -142,6 +158,71 @@ impl Run {
             self.engine.events.emit(|| SyncEvent::PageCommitted { table: Arc::clone(table), done, total });
             next = fetched?;
         }
+        match self.state.check {
+            Some(check) if complete => self.check(check, generation).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The token to begin with. A scope whose query has changed, or that is too old, begins again.
+    async fn begin(&mut self, generation: u64) -> Result<Option<DeltaToken>, Error> {
+        let stored = self.engine.store.delta_token(&self.scope).await?;
+        let key = ScopeState::key(&self.scope);
+        let note = self.engine.store.notes(std::slice::from_ref(&key)).await?.pop().flatten();
+        let state = ScopeState::read(note.as_ref())?;
+        let now = self.engine.clock.now();
+        let resync_after = self.engine.settings.full_resync_after;
+        let why = match (&stored, state) {
+            (Some(_), Some(state)) => match state.outdated(&self.query, resync_after, now) {
+                None => {
+                    self.state = state;
+                    return Ok(stored);
+                }
+                Some(why) => {
+                    self.state = ScopeState::begin(&self.query, state.check, now);
+                    why
+                }
+            },
+            (_, state) => {
+                self.state = ScopeState::begin(&self.query, state.and_then(|state| state.check), now);
+                return Ok(stored);
+            }
+        };
+        self.state.must_check(why);
+        let (scope, note, table) = (self.scope.clone(), self.state.to_note(), Arc::clone(&self.table.name));
+        let plan = move |tx: &mut Tx<'_>| {
+            if tx.token(&scope)? != stored || tx.generation() != generation {
+                return Err(overtaken(&table));
+            }
+            tx.set_token(&scope, None);
+            tx.set_note(&key, Some(note.clone()));
+            Ok(())
+        };
+        self.engine.committer.commit(Reads::default().token(self.scope.clone()), plan).await?;
+        Ok(None)
+    }
+
+    /// Compares the rows of a scope that was begun again with the service: what was not seen has left it.
+    async fn check(&mut self, check: Check, generation: u64) -> Result<(), Error> {
+        let restored = check == Check::Restored;
+        let drift = verify::verify(&self.engine, &self.table, &self.scope, &self.query, restored).await?;
+        self.report.removed += drift.removed;
+        self.report.updated += drift.updated;
+        self.report.inserted += drift.added;
+        let mut checked = self.state.clone();
+        checked.check = None;
+        let (key, before, after) = (ScopeState::key(&self.scope), self.state.to_note(), checked.to_note());
+        let table = Arc::clone(&self.table.name);
+        let plan = move |tx: &mut Tx<'_>| {
+            if tx.note(&key)?.as_ref() != Some(&before) || tx.generation() != generation {
+                return Err(overtaken(&table));
+            }
+            tx.set_note(&key, Some(after.clone()));
+            Ok(())
+        };
+        let reads = Reads::default().note(ScopeState::key(&self.scope));
+        self.engine.committer.commit(reads, plan).await?;
+        self.state = checked;
         Ok(())
     }
 
@@ -167,7 +248,7 @@ impl Run {
             query: self.query.clone(),
             token,
             first,
-            page_size: self.engine.settings.page_size,
+            page_size: self.page_size,
             overlap: self.engine.settings.pull_overlap,
             include_deleted: true,
         };
@@ -188,6 +269,9 @@ impl Run {
         for row in page.rows {
             copies.insert(row.id, ServiceCopy::Found(row.record));
         }
+        let mut left: BTreeSet<Arc<str>> = page.stubs.into_iter().map(|stub| stub.id).collect();
+        // A row that is in the page too has come back since it left, or leaves again with a later page.
+        left.retain(|id| !copies.contains_key(id));
         let page_request = Arc::new(request);
         let token = page.token.or_else(|| expected.clone());
         loop {
@@ -196,14 +280,16 @@ impl Run {
                 table: Arc::clone(&self.table),
                 scope: self.scope.clone(),
                 copies: copies.clone(),
+                left: left.clone(),
+                state: self.state.clone(),
                 requests: requests.clone(),
                 page_request: Arc::clone(&page_request),
                 expected: expected.clone(),
                 token: token.clone(),
                 generation,
             };
-            let rows = copies.keys().map(|id| plan.key(id)).collect();
-            let reads = Reads::rows(rows).token(self.scope.clone());
+            let rows = copies.keys().chain(&left).map(|id| plan.key(id)).collect();
+            let reads = Reads::rows(rows).token(self.scope.clone()).note(ScopeState::key(&self.scope));
             match self.engine.committer.commit(reads, move |tx| plan.run(tx)).await? {
                 Planned::Stored(effects) => return Ok(effects),
                 Planned::Stale(ids) => {
@@ -225,11 +311,19 @@ impl Run {
     }
 }
 
+fn overtaken(table: &str) -> Error {
+    let message = format!("the pull of `{table}` was overtaken by a purge or reset: pull again");
+    Error::new(ErrorKind::Overtaken, message)
+}
+
 struct PagePlan {
     engine: Arc<Engine>,
     table: Arc<Table>,
     scope: ScopeKey,
     copies: BTreeMap<Arc<str>, ServiceCopy>,
+    /// Rows that no longer match the query.
+    left: BTreeSet<Arc<str>>,
+    state: ScopeState,
     /// The requests of rows that were fetched one by one.
     requests: HashMap<Arc<str>, Arc<Request>>,
     page_request: Arc<Request>,
@@ -252,8 +346,7 @@ impl PagePlan {
 
     fn run(&self, tx: &mut Tx<'_>) -> Result<Planned, Error> {
         if tx.token(&self.scope)? != self.expected || tx.generation() != self.generation {
-            let message = format!("the pull of `{}` was overtaken by a purge or reset: pull again", self.table.name);
-            return Err(Error::new(ErrorKind::Overtaken, message));
+            return Err(overtaken(&self.table.name));
         }
         let mut stale = Vec::new();
         for (id, copy) in &self.copies {
@@ -267,9 +360,16 @@ impl PagePlan {
             return Ok(Planned::Stale(stale));
         }
         let mut effects = Vec::with_capacity(self.copies.len());
+        let restored = self.state.check == Some(Check::Restored);
+        for id in &self.left {
+            // What was answered since the page left may have brought the row back: the next page knows.
+            if !self.page_request.crossed(&self.key(id)) {
+                effects.push(page::leave(tx, &self.key(id), &self.scope.scope)?);
+            }
+        }
         for (id, copy) in &self.copies {
             let key = self.key(id);
-            let effect = page::apply(tx, &self.table, &key, &self.scope.scope, copy)?;
+            let effect = page::apply(tx, &self.table, &key, &self.scope.scope, copy, restored)?;
             if effect != Effect::Unchanged {
                 // For the pages of other scopes that are on their way.
                 self.engine.crossing.changed(&key);
@@ -278,6 +378,11 @@ impl PagePlan {
         }
         if self.token != self.expected {
             tx.set_token(&self.scope, self.token.clone());
+        }
+        let state = self.state.to_note();
+        let key = ScopeState::key(&self.scope);
+        if tx.note(&key)?.as_ref() != Some(&state) {
+            tx.set_note(&key, Some(state));
         }
         Ok(Planned::Stored(effects))
     }

@@ -6,6 +6,7 @@ use crate::{
     config::ConflictPolicy,
     engine::conflict::Resolve,
     error::{Error, ErrorKind},
+    query::QueryDescription,
     schema::TableSchema,
 };
 
@@ -16,6 +17,9 @@ pub(crate) struct Table {
     pub(crate) fingerprint: u64,
     /// The version of the schema: one more than the last migration's.
     pub(crate) version: u32,
+    /// The query that the configuration names for the table's pulls, and its name.
+    pub(crate) pulled: QueryDescription,
+    pub(crate) query_id: Option<String>,
     pub(crate) policy: ConflictPolicy,
     pub(crate) resolver: Option<Arc<Resolve>>,
 }

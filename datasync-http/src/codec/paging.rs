@@ -110,7 +110,8 @@ impl Keyset {
         };
         let (filter, top) = (Some(filter), Some(u64::from(top)));
         let count = matches!(self.step(), Step::From(_)) && (first || self.mark.is_none());
-        QueryDescription { filter, order, top, count, ..QueryDescription::default() }
+        let parameters = query.parameters.clone();
+        QueryDescription { filter, order, top, count, parameters, ..QueryDescription::default() }
     }
 
     /// Makes the next pull begin where rows may still appear: before the mark, if that is fresh.

@@ -79,8 +79,9 @@ impl Position {
 impl Delta {
     /// The query of the next page.
     pub(crate) fn query(&self, query: &QueryDescription, top: u32, first: bool) -> QueryDescription {
-        let (filter, top) = (query.filter.clone(), Some(u64::from(top)));
-        QueryDescription { filter, top, count: first && self.token.is_empty(), ..QueryDescription::default() }
+        let (filter, top, parameters) = (query.filter.clone(), Some(u64::from(top)), query.parameters.clone());
+        let count = first && self.token.is_empty();
+        QueryDescription { filter, top, count, parameters, ..QueryDescription::default() }
     }
 
     /// The position behind a page, and whether the pull goes on; `None` if the service did not understand the request.

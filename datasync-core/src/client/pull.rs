@@ -1,0 +1,177 @@
+//! Pulls as an app asks for them, and the comparison with the service.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::{StreamExt, stream};
+
+use crate::{
+    client::{
+        DatasyncClient, Tables,
+        offline::{IntoQuery, OfflineQuery, OfflineTable},
+    },
+    engine::{
+        Engine,
+        pull::{self, ImplicitPush, Wanted},
+        push, scope,
+        table::Table,
+        verify,
+    },
+    entity::{SyncEntity, check_id},
+    error::{Error, ErrorKind},
+    query::{Query, QueryDescription},
+    report::{PullReport, VerifyReport},
+    schema::{ID, SERVICE_OWNED},
+};
+
+/// What to pull: a query, and how.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PullOptions<E> {
+    query: Query<E>,
+    query_id: Option<String>,
+    page_size: Option<u32>,
+    push: ImplicitPush,
+}
+
+impl<E: SyncEntity> Default for PullOptions<E> {
+    fn default() -> Self {
+        PullOptions { query: Query::new(), query_id: None, page_size: None, push: ImplicitPush::default() }
+    }
+}
+
+impl<E: SyncEntity> PullOptions<E> {
+    /// Pulls the rows of this query; every row of the table by default.
+    pub fn query(mut self, query: impl IntoQuery<E>) -> PullOptions<E> {
+        self.query = query.into_query();
+        self
+    }
+
+    /// Gives the query a name, as in Datasync's `QueryId`: if its filter changes, the pull begins again, and the rows that
+    /// are no longer in it leave this device. The rule for ids holds.
+    pub fn query_id(mut self, id: impl Into<String>) -> PullOptions<E> {
+        self.query_id = Some(id.into());
+        self
+    }
+
+    /// How many rows a page holds at most, 1 to 10,000; the configured number by default.
+    pub fn page_size(mut self, rows: u32) -> PullOptions<E> {
+        self.page_size = Some(rows);
+        self
+    }
+
+    /// Pushes every table first, and not only the pulled one, if that has pending changes; as in Datasync's
+    /// `PushOtherTables`.
+    pub fn push_other_tables(mut self) -> PullOptions<E> {
+        self.push = ImplicitPush::All;
+        self
+    }
+
+    /// Pushes nothing first: the pull goes on around what is queued.
+    pub fn no_push(mut self) -> PullOptions<E> {
+        self.push = ImplicitPush::Nothing;
+        self
+    }
+
+    fn wanted(self, table: &Table) -> Result<Wanted, Error> {
+        let PullOptions { query, query_id, page_size, push } = self;
+        if page_size.is_some_and(|rows| !(1..=10_000).contains(&rows)) {
+            return Err(Error::new(ErrorKind::InvalidQuery, "a page of a pull holds 1 to 10,000 rows"));
+        }
+        wanted(table, query.into_description(), query_id, page_size, push)
+    }
+}
+
+fn wanted(
+    table: &Table,
+    query: QueryDescription,
+    query_id: Option<String>,
+    page_size: Option<u32>,
+    push: ImplicitPush,
+) -> Result<Wanted, Error> {
+    let mut refused = None;
+    if let Some(filter) = &query.filter {
+        filter.visit_fields(&mut |name| {
+            if name != ID && !SERVICE_OWNED.contains(&name) && table.schema.field(name).is_none() {
+                refused = Some(name.to_owned());
+            }
+        });
+    }
+    if let Some(name) = refused {
+        let message = format!("`{}` has no property `{name}`", table.name);
+        return Err(Error::new(ErrorKind::InvalidQuery, message));
+    }
+    if let Some(id) = &query_id {
+        check_id(id)?;
+    }
+    Ok(Wanted { query, query_id, page_size, push })
+}
+
+impl<E: SyncEntity> From<Query<E>> for PullOptions<E> {
+    fn from(query: Query<E>) -> Self {
+        PullOptions::default().query(query)
+    }
+}
+
+impl<E: SyncEntity> From<OfflineQuery<E>> for PullOptions<E> {
+    fn from(query: OfflineQuery<E>) -> Self {
+        PullOptions::default().query(query)
+    }
+}
+
+impl<E: SyncEntity> OfflineTable<E> {
+    /// Pulls the rows of a query that have changed since its last pull; pending changes of the table are pushed first.
+    ///
+    /// Order, `skip` and `top` of the query are not looked at. A pull of the same query under way is joined.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unreachable`] and [`ErrorKind::Unauthenticated`], [`ErrorKind::Service`], [`ErrorKind::Overtaken`],
+    /// [`ErrorKind::InvalidQuery`], [`ErrorKind::Store`]. Pages that were stored stay, and the next pull goes on
+    /// behind them.
+    pub async fn pull_items(&self, options: impl Into<PullOptions<E>>) -> Result<PullReport, Error> {
+        let wanted = options.into().wanted(&self.table)?;
+        pull::pull(&self.engine, &self.table, wanted).await
+    }
+
+    /// Compares the rows of a query that was pulled with the service, by id and version, and repairs what differs: rows
+    /// that were hard-deleted, or left the query, on a service that does not tell. It costs one request for each thousand
+    /// rows, and one for each row that differs. Rows with unsent changes are left alone, and no token moves.
+    ///
+    /// # Errors
+    ///
+    /// As [`pull_items`](OfflineTable::pull_items); what was repaired so far stays.
+    pub async fn verify_items(&self, options: impl Into<PullOptions<E>>) -> Result<VerifyReport, Error> {
+        let wanted = options.into().wanted(&self.table)?;
+        let query = scope::pulled(&wanted.query);
+        let scope = scope::scope(self.engine.account(), &self.table, &query, wanted.query_id.as_deref());
+        verify::verify(&self.engine, &self.table, &scope, &query, false).await
+    }
+}
+
+impl DatasyncClient {
+    /// Pushes these tables, then pulls each by the query that the configuration names for it (`[tables.<name>]` with
+    /// `filter` and `query_id`; every row without it), several at once. Returns what each pull has done.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::UnknownTable`]; that of the push if the service cannot be reached or refuses the sign-in; else that of
+    /// the first table whose pull failed, as [`OfflineTable::pull_items`], after the others were pulled.
+    pub async fn pull_tables(&self, tables: impl Into<Tables>) -> Result<BTreeMap<Arc<str>, PullReport>, Error> {
+        let Tables(names) = tables.into();
+        let known = &self.engine.tables;
+        let chosen: Vec<Arc<Table>> = match &names {
+            None => known.0.values().cloned().collect(),
+            Some(names) => names.iter().map(|name| known.get(name).cloned()).collect::<Result<_, _>>()?,
+        };
+        push::push(&self.engine, names, false).await?;
+        let pulls = chosen.into_iter().map(|table| pull_configured(&self.engine, table));
+        let done: Vec<_> = stream::iter(pulls).buffered(self.engine.settings.parallel_pulls).collect().await;
+        done.into_iter().collect()
+    }
+}
+
+async fn pull_configured(engine: &Arc<Engine>, table: Arc<Table>) -> Result<(Arc<str>, PullReport), Error> {
+    let (query, query_id) = (table.pulled.clone(), table.query_id.clone());
+    let wanted = wanted(&table, query, query_id, None, ImplicitPush::Nothing)?;
+    Ok((Arc::clone(&table.name), pull::pull(engine, &table, wanted).await?))
+}

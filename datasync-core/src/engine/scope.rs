@@ -1,0 +1,133 @@
+//! Scopes: which query of a table a delta token belongs to, and what else is remembered of it (DESIGN.md section 8).
+//!
+//! | what happens to a scope | what follows |
+//! | --- | --- |
+//! | its query has changed under the same query id | it begins again, and the rows that are not in the new query leave it |
+//! | the service was restored, or no longer knows what is gone | it begins again, and rows that were not seen are checked |
+//! | it was begun longer than `full_resync_after` ago | the same |
+//!
+//! "Begins again" is one commit with the reason. The reason stays until the rows were checked, so that a pull that is cut
+//! in between is finished by a later one.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engine::table::Table,
+    error::{Error, ErrorKind},
+    query::QueryDescription,
+    store::{Note, ScopeKey},
+    transport::Restart,
+};
+
+/// The scope of a query: its query id if it was given one, else a hash of its normalized text.
+pub(crate) fn scope(account: Arc<str>, table: &Table, query: &QueryDescription, query_id: Option<&str>) -> ScopeKey {
+    let text = text(query);
+    let scope = match query_id {
+        Some(id) => format!("q:{id}"),
+        None if text.is_empty() => String::new(),
+        None => format!("f:{:032x}", hash(&text)),
+    };
+    ScopeKey { account, table: Arc::clone(&table.name), scope: scope.into() }
+}
+
+/// What of a query decides which rows are pulled.
+pub(crate) fn pulled(query: &QueryDescription) -> QueryDescription {
+    let (filter, parameters) = (query.filter.clone(), query.parameters.clone());
+    QueryDescription { filter, parameters, ..QueryDescription::default() }
+}
+
+fn text(query: &QueryDescription) -> String {
+    pulled(query).to_string()
+}
+
+/// FNV-1a of 128 bits: short, the same in every release, and wide enough that two queries never meet.
+fn hash(text: &str) -> u128 {
+    text.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash, byte| {
+        (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+    })
+}
+
+/// Why the rows of a scope must be compared with the service when its pull has reached the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Check {
+    /// The query has changed.
+    Query,
+    /// The service no longer knew what had gone since the token was made.
+    Expired,
+    /// The scope was old.
+    Age,
+    /// The service was restored from a backup: it may have lost rows (I27).
+    Restored,
+}
+
+impl From<Restart> for Check {
+    fn from(restart: Restart) -> Check {
+        match restart {
+            Restart::Restored => Check::Restored,
+            Restart::Expired => Check::Expired,
+        }
+    }
+}
+
+/// What is remembered of a scope besides its token.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ScopeState {
+    /// The query that it holds.
+    query: String,
+    /// Why its rows must still be checked.
+    pub(crate) check: Option<Check>,
+    /// When it was begun, in milliseconds.
+    begun: i64,
+}
+
+impl ScopeState {
+    /// Under which key it is kept.
+    pub(crate) fn key(scope: &ScopeKey) -> Arc<str> {
+        format!("scope/{}/{}/{}", scope.table, scope.scope, scope.account).into()
+    }
+
+    pub(crate) fn read(note: Option<&Note>) -> Result<Option<ScopeState>, Error> {
+        let read = |note: &Note| serde_json::from_slice(&note.0);
+        note.map(read).transpose().map_err(|error| {
+            let message = "what is remembered of a scope cannot be read: purge the table and pull again";
+            Error::caused(ErrorKind::Store, message, error)
+        })
+    }
+
+    pub(crate) fn to_note(&self) -> Note {
+        // Text and numbers are always JSON.
+        Note(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// A scope that begins now.
+    pub(crate) fn begin(query: &QueryDescription, check: Option<Check>, now: Timestamp) -> ScopeState {
+        ScopeState { query: text(query), check, begun: now.as_millisecond() }
+    }
+
+    /// Why a scope with a token must begin again.
+    pub(crate) fn outdated(
+        &self,
+        query: &QueryDescription,
+        resync_after: Option<std::time::Duration>,
+        now: Timestamp,
+    ) -> Option<Check> {
+        let age = now.as_millisecond().saturating_sub(self.begun);
+        let old = |after: std::time::Duration| i128::from(age) >= after.as_millis() as i128;
+        match resync_after {
+            _ if self.query != text(query) => Some(Check::Query),
+            Some(after) if old(after) => Some(Check::Age),
+            _ => None,
+        }
+    }
+
+    /// The stronger of two reasons stays: a restored service may have lost rows, whatever else is checked.
+    pub(crate) fn must_check(&mut self, why: Check) {
+        if self.check != Some(Check::Restored) {
+            self.check = Some(why);
+        }
+    }
+}

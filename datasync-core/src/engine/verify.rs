@@ -1,0 +1,231 @@
+//! Verify: the rows of a scope against the service, by id and version (DESIGN.md section 8).
+//!
+//! The service is asked for ids and versions alone, in the order of the ids. A difference is only a suspicion: the list may
+//! be older than what was answered, pushed or pulled since. So rows with queued operations, and rows that have changed since
+//! the list was asked for, are left out, and every other is fetched by id before anything of it is changed.
+//!
+//! | the process dies … | what is left |
+//! | --- | --- |
+//! | anywhere | the rows repaired so far; the next verify finds the rest. No token has moved |
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::{
+    engine::{
+        Engine,
+        committer::{Reads, Tx},
+        crossing::Request,
+        page::{self, Effect},
+        table::Table,
+    },
+    error::{Error, ErrorKind},
+    query::{BinaryOp, Evaluator, Expr, Literal, OrderBy, QueryDescription},
+    report::VerifyReport,
+    row::{RowKey, ServiceCopy},
+    schema::{ID, VERSION},
+    store::{Direction, ScanRequest, ScopeKey},
+    transport::{PageRequest, Purpose},
+};
+
+/// How many rows are compared at once.
+const CHUNK: usize = 1_000;
+
+/// The version of each id.
+type Versions = BTreeMap<Arc<str>, Option<String>>;
+
+/// Compares the rows of a scope with the service, and repairs what differs. `restored` says that the service may have lost
+/// rows: their bodies are then kept.
+pub(crate) async fn verify(
+    engine: &Arc<Engine>,
+    table: &Arc<Table>,
+    scope: &ScopeKey,
+    query: &QueryDescription,
+    restored: bool,
+) -> Result<VerifyReport, Error> {
+    let evaluator = Evaluator::new(query, &table.schema)
+        .map_err(|error| Error::caused(ErrorKind::InvalidQuery, error.to_string(), error))?;
+    let run = Run { engine, table, scope, query, evaluator: Arc::new(evaluator), restored };
+    let mut report = VerifyReport::default();
+    let mut after: Option<Arc<str>> = None;
+    loop {
+        // From before the list on: whatever changes later is no business of this list.
+        let request = Arc::new(engine.crossing.request());
+        let (mut listed, more) = run.list(after.as_ref()).await?;
+        report.compared += listed.len() as u64;
+        let upto = if more { listed.last_key_value().map(|(id, _)| Arc::clone(id)) } else { None };
+        let mut suspects = BTreeSet::new();
+        run.compare(after.as_ref(), upto.as_ref(), &mut listed, &mut suspects).await?;
+        suspects.extend(listed.into_keys());
+        run.repair(suspects, &request, &mut report).await?;
+        match upto {
+            Some(upto) => after = Some(upto),
+            None => return Ok(report),
+        }
+    }
+}
+
+struct Run<'r> {
+    engine: &'r Arc<Engine>,
+    table: &'r Arc<Table>,
+    scope: &'r ScopeKey,
+    query: &'r QueryDescription,
+    evaluator: Arc<Evaluator>,
+    restored: bool,
+}
+
+impl Run<'_> {
+    /// The next ids of the query with their versions, and whether there are more.
+    async fn list(&self, after: Option<&Arc<str>>) -> Result<(Versions, bool), Error> {
+        let mut query = self.query.clone();
+        if let Some(after) = after {
+            let behind = Expr::Literal(Literal::Text(after.as_ref().to_owned()));
+            query.and(Expr::binary(BinaryOp::Gt, Expr::Field(ID.to_owned()), behind));
+        }
+        query.order = vec![OrderBy { field: ID.to_owned(), descending: false }];
+        query.select = vec![ID.to_owned(), VERSION.to_owned()];
+        query.top = Some(CHUNK as u64);
+        let mut request = PageRequest {
+            account: Arc::clone(&self.scope.account),
+            table: Arc::clone(&self.table.name),
+            purpose: Purpose::Query,
+            query,
+            token: None,
+            first: true,
+            page_size: CHUNK as u32,
+            overlap: std::time::Duration::ZERO,
+            include_deleted: false,
+        };
+        let mut listed = Versions::new();
+        loop {
+            let page = self.engine.transport.fetch_page(&request).await?;
+            listed.extend(page.rows.into_iter().map(|row| (row.id, row.record.version)));
+            // A service may cut pages shorter than was asked for; what its link leads to is the rest of this list.
+            if !page.more || page.token.is_none() {
+                let more = listed.len() >= CHUNK;
+                return Ok((listed, more));
+            }
+            request.token = page.token;
+            request.first = false;
+        }
+    }
+
+    /// Takes the rows that agree out of `listed`, and adds the local ones that do not to `suspects`.
+    async fn compare(
+        &self,
+        after: Option<&Arc<str>>,
+        upto: Option<&Arc<str>>,
+        listed: &mut Versions,
+        suspects: &mut BTreeSet<Arc<str>>,
+    ) -> Result<(), Error> {
+        let bytes = |id: &Arc<str>| id.as_bytes().to_vec();
+        let low = after.map_or(Bound::Unbounded, |id| Bound::Excluded(bytes(id)));
+        let high = upto.map_or(Bound::Unbounded, |id| Bound::Included(bytes(id)));
+        let mut request = ScanRequest {
+            account: Arc::clone(&self.scope.account),
+            table: Arc::clone(&self.table.name),
+            index: None,
+            range: (low, high),
+            direction: Direction::Forward,
+            after: None,
+            limit: CHUNK,
+        };
+        loop {
+            let page = self.engine.store.scan(&request).await?;
+            let keys: Vec<RowKey> = page.records.into_iter().map(|(id, _)| self.key(&id)).collect();
+            let rows = self.engine.store.get(&keys).await?;
+            for (key, row) in keys.into_iter().zip(rows) {
+                let Some(row) = row else { continue };
+                let held = row.scopes.contains(&self.scope.scope);
+                let version = row.record.as_ref().and_then(|record| record.version.as_ref());
+                match listed.remove(&key.id) {
+                    _ if !row.operations.is_empty() => {}
+                    Some(listed) if held && listed.is_some() && listed.as_ref() == version => {}
+                    Some(_) => _ = suspects.insert(key.id),
+                    None if held => _ = suspects.insert(key.id),
+                    None => {}
+                }
+            }
+            match page.next {
+                Some(next) => request.after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn key(&self, id: &Arc<str>) -> RowKey {
+        let (account, table) = (Arc::clone(&self.scope.account), Arc::clone(&self.table.name));
+        RowKey { account, table, id: Arc::clone(id) }
+    }
+
+    async fn repair(
+        &self,
+        suspects: BTreeSet<Arc<str>>,
+        listed: &Arc<Request>,
+        report: &mut VerifyReport,
+    ) -> Result<(), Error> {
+        let fetches = suspects.into_iter().map(|id| async move {
+            let key = self.key(&id);
+            let request = self.engine.crossing.request();
+            let copy = self.engine.fetch(&key).await?;
+            Ok::<_, Error>((key, request, copy))
+        });
+        let mut fetches = stream::iter(fetches).buffered(self.engine.settings.parallel_operations);
+        while let Some((key, request, copy)) = fetches.try_next().await? {
+            let (table, scope) = (Arc::clone(self.table), Arc::clone(&self.scope.scope));
+            let (evaluator, listed, restored) = (Arc::clone(&self.evaluator), Arc::clone(listed), self.restored);
+            let reads = Reads::row(key.clone());
+            let plan = move |tx: &mut Tx<'_>| {
+                let queued = tx.row(&key)?.is_some_and(|row| !row.operations.is_empty());
+                if queued || request.crossed(&key) || listed.crossed(&key) {
+                    return Ok(None);
+                }
+                repair_one(tx, &table, &key, &scope, &copy, &evaluator, restored).map(Some)
+            };
+            match self.engine.committer.commit(reads, plan).await? {
+                None => report.skipped += 1,
+                Some(Effect::Inserted) => report.added += 1,
+                Some(Effect::Updated) => report.updated += 1,
+                Some(Effect::Removed) => report.removed += 1,
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn repair_one(
+    tx: &mut Tx<'_>,
+    table: &Table,
+    key: &RowKey,
+    scope: &Arc<str>,
+    copy: &ServiceCopy,
+    evaluator: &Evaluator,
+    restored: bool,
+) -> Result<Effect, Error> {
+    let matches = match copy.live() {
+        Some(record) => evaluator
+            .evaluate(&key.id, record)
+            .map_err(|error| Error::caused(ErrorKind::InvalidQuery, error.to_string(), error))?
+            .is_some(),
+        None => true,
+    };
+    if matches {
+        return page::apply(tx, table, key, scope, copy, restored);
+    }
+    let held = tx.row(key)?.is_some_and(|row| row.scopes.contains(scope));
+    if !held {
+        return Ok(Effect::Unchanged);
+    }
+    // Of a row that other scopes hold too, the newer state is kept.
+    let effect = page::apply(tx, table, key, scope, copy, restored)?;
+    match page::leave(tx, key, scope)? {
+        Effect::Removed => Ok(Effect::Removed),
+        _ => Ok(effect),
+    }
+}
