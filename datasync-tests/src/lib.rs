@@ -10,6 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use axum::{Router, body::Body, http::Request};
+pub use datasync_core::memory::MemoryStore;
 use datasync_core::{
     client::{ClientBuilder, DatasyncClient, OfflineTable},
     clock::{Clock, SystemClock},
@@ -19,6 +20,7 @@ use datasync_core::{
 };
 use datasync_derive::SyncEntity;
 use datasync_http::{Exchange, ExchangeError, ExchangeErrorKind, HttpRequest, HttpResponse, HttpTransport};
+pub use datasync_redb::RedbStore;
 use datasync_server::{DatasyncService, MemoryRepository, Repository, TableOptions};
 use serde::{Deserialize, Serialize};
 use tower::ServiceExt;
@@ -82,6 +84,37 @@ macro_rules! on_both_wires {
             }
         }
     )*};
+}
+
+/// Makes tests of each function, which takes a store and a [`Wire`]: over a memory store and over a redb file, each against
+/// a service with the extensions and against one without.
+#[macro_export]
+macro_rules! on_both_stores {
+    ($($name:ident)*) => {$(
+        mod $name {
+            #[tokio::test]
+            async fn memory() {
+                for wire in $crate::Wire::ALL {
+                    super::$name($crate::MemoryStore::new(), wire).await;
+                }
+            }
+
+            #[tokio::test]
+            async fn redb() {
+                for wire in $crate::Wire::ALL {
+                    let folder = $crate::folder();
+                    let store = $crate::RedbStore::open(folder.path().join("store.redb"));
+                    super::$name(store.expect("a new file can be opened"), wire).await;
+                }
+            }
+        }
+    )*};
+}
+
+/// A folder that is removed when it is dropped.
+#[must_use]
+pub fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("there is room for a folder")
 }
 
 /// A service with one table of notes.
@@ -239,4 +272,30 @@ pub fn service_rows(rows: &MemoryRepository) -> Vec<(String, String, i64)> {
 pub async fn local_rows(table: &OfflineTable<Note>) -> Vec<(String, String, i64)> {
     let all = table.query().to_vec().await.expect("the store can be read");
     all.into_iter().map(|note| (note.id, note.title, note.rank)).collect()
+}
+
+/// The system's clock, set forward by a test.
+#[derive(Clone, Debug, Default)]
+pub struct MovedClock(Arc<Mutex<std::time::Duration>>);
+
+impl MovedClock {
+    /// Sets it forward.
+    pub fn advance(&self, by: std::time::Duration) {
+        *self.0.lock().expect("no test panicked") += by;
+    }
+}
+
+impl Clock for MovedClock {
+    fn now(&self) -> jiff::Timestamp {
+        let by = *self.0.lock().expect("no test panicked");
+        SystemClock.now().checked_add(by).expect("no test moves the clock out of range")
+    }
+
+    fn sleep(&self, length: std::time::Duration) -> futures::future::BoxFuture<'static, ()> {
+        SystemClock.sleep(length)
+    }
+
+    fn random(&self) -> u64 {
+        SystemClock.random()
+    }
 }

@@ -9,37 +9,12 @@ use datasync_core::{
     store::Store,
 };
 use datasync_http::Method;
-use datasync_redb::RedbStore;
 use datasync_server::MemoryRepository;
 use datasync_tests::{
     Fault, Note, RouterExchange, Wire, client, local_rows, note, note_of, notes, service, service_rows,
 };
 
-/// Runs a test over a memory store and over a redb file, against a service with the extensions and one without.
-macro_rules! on_both_stores {
-    ($($name:ident)*) => {$(
-        mod $name {
-            use super::*;
-
-            #[tokio::test]
-            async fn memory() {
-                for wire in Wire::ALL {
-                    super::$name(MemoryStore::new(), wire).await;
-                }
-            }
-
-            #[tokio::test]
-            async fn redb() {
-                for wire in Wire::ALL {
-                    let folder = tempfile::tempdir().unwrap();
-                    super::$name(RedbStore::open(folder.path().join("store.redb")).unwrap(), wire).await;
-                }
-            }
-        }
-    )*};
-}
-
-on_both_stores! {
+datasync_tests::on_both_stores! {
     writes_are_pushed_and_pulled
     i03_wrong_writes_are_errors_and_change_nothing
     i05_a_lost_answer_is_sent_again_with_the_same_key

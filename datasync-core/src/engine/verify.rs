@@ -133,6 +133,7 @@ impl Run<'_> {
             range: (low, high),
             direction: Direction::Forward,
             after: None,
+            filter: None,
             limit: CHUNK,
         };
         loop {

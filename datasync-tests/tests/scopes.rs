@@ -1,0 +1,238 @@
+//! Scopes: which rows a device holds for which query, and the comparison with the service (DESIGN.md section 8).
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use datasync_core::{
+    client::{DatasyncClient, PullOptions, PurgeOptions, Tables},
+    config::{ConflictPolicy, SyncConfig},
+    error::ErrorKind,
+    query::Query,
+    report::VerifyReport,
+    store::Store,
+};
+use datasync_server::{Action, Change, MemoryRepository, Repository};
+use datasync_tests::{
+    Fault, MemoryStore, Note, RouterExchange, Wire, client, client_over, local_rows, note_of, notes, service,
+    service_rows,
+};
+use jiff::Timestamp;
+
+datasync_tests::on_both_stores! {
+    a_changed_filter_lets_the_rows_of_the_old_one_go
+    a_row_of_two_scopes_stays_until_both_have_let_it_go
+    verify_finds_what_no_page_tells
+    verify_leaves_alone_what_is_queued_or_moves
+    i27_an_old_scope_is_pulled_again_and_checked
+    a_cut_pull_is_checked_by_the_next_one
+    pull_tables_takes_the_queries_of_the_configuration
+    a_pull_that_pushes_nothing_goes_on_around_the_queue
+}
+
+async fn filled(count: i64, exchange: &RouterExchange) -> DatasyncClient {
+    let other = client(MemoryStore::new(), exchange, ConflictPolicy::Park).await;
+    let all = (0..count).map(|rank| Note { rank, ..note_of(&format!("{rank:03}"), "first") });
+    notes(&other).insert_all(all).await.unwrap();
+    notes(&other).push_items().await.unwrap();
+    other
+}
+
+/// The rows below a rank, under one query id.
+fn below(rank: i64) -> PullOptions<Note> {
+    PullOptions::default().query(Query::<Note>::new().filter(|note| note.rank.lt(rank))).query_id("low")
+}
+
+/// A row goes without a trace, as it does where rows are not soft-deleted.
+async fn vanish(rows: &MemoryRepository, id: &str) {
+    let change = Change { id: id.into(), action: Action::Remove, expected: None, now: Timestamp::now(), key: None };
+    rows.write(change).await.unwrap();
+}
+
+async fn a_changed_filter_lets_the_rows_of_the_old_one_go(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 7, wire));
+    filled(40, &exchange).await;
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    table.pull_items(below(30)).await.unwrap();
+    assert_eq!(table.count().await.unwrap(), 30);
+    table.insert(note_of("mine", "made here")).await.unwrap();
+    table.replace(Note { rank: 20, ..note_of("020", "edited here") }).await.unwrap();
+
+    let report = table.pull_items(below(10).no_push()).await.unwrap();
+    assert_eq!(report.removed, 19, "what is queued stays");
+    let ids: Vec<String> = local_rows(&table).await.into_iter().map(|(id, ..)| id).collect();
+    assert_eq!(ids.len(), 12);
+    assert!(ids.contains(&"mine".to_owned()) && ids.contains(&"020".to_owned()));
+
+    table.push_items().await.unwrap();
+    table.pull_items(below(10)).await.unwrap();
+    assert!(table.get("mine").await.unwrap().is_some(), "no scope has ever held it");
+    table.verify_items(below(10)).await.unwrap();
+    assert!(table.get("020").await.unwrap().is_none(), "the row leaves with its last operation");
+
+    let report = table.pull_items(below(25)).await.unwrap();
+    assert_eq!(report.inserted, 15);
+    assert_eq!(table.get("020").await.unwrap().unwrap().title, "edited here");
+}
+
+async fn a_row_of_two_scopes_stays_until_both_have_let_it_go(store: impl Store, wire: Wire) {
+    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100, wire));
+    filled(20, &exchange).await;
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    let other = || PullOptions::default().query(Query::<Note>::new().filter(|note| note.rank.ge(5)));
+    table.pull_items(below(10)).await.unwrap();
+    table.pull_items(other()).await.unwrap();
+    assert_eq!(table.count().await.unwrap(), 20);
+    table.pull_items(below(3)).await.unwrap();
+    let ids: Vec<String> = local_rows(&table).await.into_iter().map(|(id, ..)| id).collect();
+    assert_eq!(ids.len(), 18, "003 and 004 were held by the first scope alone");
+    assert!(!ids.contains(&"003".to_owned()) && ids.contains(&"007".to_owned()));
+    table
+        .purge_items(PurgeOptions::default().query(Query::<Note>::new().filter(|note| note.id.eq("007"))))
+        .await
+        .unwrap();
+    table.pull_items(other()).await.unwrap();
+    assert!(table.get("007").await.unwrap().is_some(), "a later pull gets it back (I20)");
+}
+
+async fn verify_finds_what_no_page_tells(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 7, wire));
+    let other = filled(30, &exchange).await;
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    table.pull_items(table.query()).await.unwrap();
+    for id in ["003", "017", "029"] {
+        vanish(&rows, id).await;
+    }
+    table.pull_items(table.query()).await.unwrap();
+    assert_eq!(table.count().await.unwrap(), 30, "no page tells of a hard deletion");
+    notes(&other).replace(Note { rank: 5, ..note_of("005", "changed") }).await.unwrap();
+    notes(&other).insert(note_of("new", "new")).await.unwrap();
+    notes(&other).push_items().await.unwrap();
+    let report = table.verify_items(table.query()).await.unwrap();
+    let expected = (28, 1, 1, 3, 0);
+    assert_eq!((report.compared, report.added, report.updated, report.removed, report.skipped), expected);
+    assert_eq!(local_rows(&table).await, service_rows(&rows));
+    let again = table.verify_items(table.query()).await.unwrap();
+    assert_eq!((again.added, again.updated, again.removed), (0, 0, 0));
+    assert!(table.pull_items(table.query()).await.unwrap().received >= 2, "no token has moved");
+    assert_eq!(local_rows(&table).await, service_rows(&rows));
+}
+
+async fn verify_leaves_alone_what_is_queued_or_moves(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
+    filled(6, &exchange).await;
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    table.pull_items(table.query()).await.unwrap();
+    table.replace(note_of("001", "mine")).await.unwrap();
+    table.delete("002").await.unwrap();
+    for id in ["001", "002", "003"] {
+        vanish(&rows, id).await;
+    }
+    let report: VerifyReport = table.verify_items(table.query()).await.unwrap();
+    assert_eq!((report.removed, report.updated), (1, 0));
+    assert_eq!(table.get("001").await.unwrap().unwrap().title, "mine");
+    assert_eq!(client.pending().await.unwrap().len(), 2);
+
+    // While the list is on its way the row is written and pushed: the list is older than what is stored.
+    let (own, seen) = (table.clone(), Arc::new(Mutex::new(false)));
+    let done = Arc::clone(&seen);
+    exchange.before(move |request| {
+        let lists = request.url.query().is_some_and(|query| query.contains("$select"));
+        if lists && !std::mem::replace(&mut *done.lock().unwrap(), true) {
+            let own = own.clone();
+            futures::executor::block_on(async move { own.insert(note_of("late", "mine")).await }).unwrap();
+        }
+    });
+    table.verify_items(table.query()).await.unwrap();
+    assert!(*seen.lock().unwrap());
+    assert!(table.get("late").await.unwrap().is_some());
+}
+
+async fn i27_an_old_scope_is_pulled_again_and_checked(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
+    filled(5, &exchange).await;
+    let mut config = SyncConfig::default();
+    config.sync.full_resync_after = Some(Duration::from_secs(60));
+    let clock = datasync_tests::MovedClock::default();
+    let client = client_over(store, exchange.clone()).config(config).clock(clock.clone()).build().await.unwrap();
+    let table = notes(&client);
+    table.pull_items(table.query()).await.unwrap();
+    vanish(&rows, "003").await;
+    table.pull_items(table.query()).await.unwrap();
+    assert_eq!(table.count().await.unwrap(), 5);
+    clock.advance(Duration::from_secs(61));
+    let report = table.pull_items(table.query()).await.unwrap();
+    assert_eq!((report.received, report.removed), (4, 1), "from the start, and what was not seen is checked");
+    assert_eq!(local_rows(&table).await, service_rows(&rows));
+    let before = exchange.requests.load(Ordering::SeqCst);
+    table.pull_items(table.query()).await.unwrap();
+    assert!(exchange.requests.load(Ordering::SeqCst) <= before + 2, "an ordinary pull again");
+}
+
+async fn a_cut_pull_is_checked_by_the_next_one(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 5, wire));
+    filled(30, &exchange).await;
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    table.pull_items(below(20).page_size(5)).await.unwrap();
+    for cut in ["ge", "$select"] {
+        // The first or a later page, or the list of the check.
+        let wanted: datasync_tests::Wanted = match cut {
+            "ge" => |request| request.url.query().is_some_and(|query| query.contains("rank")),
+            _ => |request| request.url.query().is_some_and(|query| query.contains("$select")),
+        };
+        exchange.fault(wanted, Fault::Lost);
+        let error = table.pull_items(below(10).page_size(5)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreachable, "{cut}");
+        assert_eq!(table.count().await.unwrap(), 20, "nothing is let go before it was checked");
+    }
+    table.pull_items(below(10).page_size(5)).await.unwrap();
+    assert_eq!(table.count().await.unwrap(), 10);
+}
+
+async fn pull_tables_takes_the_queries_of_the_configuration(store: impl Store, wire: Wire) {
+    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100, wire));
+    filled(20, &exchange).await;
+    let config = "[tables.note]\nfilter = 'rank lt 8'\nquery_id = 'few'";
+    let config = SyncConfig::from_toml(config).unwrap();
+    let client = client_over(store, exchange.clone()).config(config).build().await.unwrap();
+    let table = notes(&client);
+    table.insert(note_of("mine", "made here")).await.unwrap();
+    let reports = client.pull_tables(Tables::all()).await.unwrap();
+    assert_eq!(reports["note"].inserted, 8);
+    assert!(client.pending().await.unwrap().is_empty(), "pushed first");
+    assert_eq!(client.pull_tables(["film"]).await.unwrap_err().kind(), ErrorKind::UnknownTable);
+    for (wrong, said) in [("filter = 'rank lt'", "tables.note.filter"), ("query_id = '-'", "tables.note.query_id")] {
+        let config = SyncConfig::from_toml(&format!("[tables.note]\n{wrong}")).unwrap();
+        let error = client_over(MemoryStore::new(), exchange.clone()).config(config).build().await.unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}
+
+async fn a_pull_that_pushes_nothing_goes_on_around_the_queue(store: impl Store, wire: Wire) {
+    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100, wire));
+    filled(3, &exchange).await;
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    table.insert(note_of("mine", "made here")).await.unwrap();
+    let before = exchange.requests.load(Ordering::SeqCst);
+    table.pull_items(PullOptions::default().no_push()).await.unwrap();
+    assert_eq!(table.count().await.unwrap(), 4);
+    assert_eq!(client.pending().await.unwrap().len(), 1);
+    assert!(exchange.requests.load(Ordering::SeqCst) > before);
+    let error = table.pull_items(PullOptions::default().page_size(0)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidQuery);
+    table.pull_items(PullOptions::default().push_other_tables()).await.unwrap();
+    assert!(client.pending().await.unwrap().is_empty());
+}
