@@ -33,6 +33,15 @@ pub enum SyncEvent {
         /// How many it has taken up so far.
         total: u64,
     },
+    /// An attempt failed, or its answer said nothing: the operation waits, and is sent again later.
+    ItemDelayed {
+        /// The table.
+        table: Arc<str>,
+        /// The row.
+        id: Arc<str>,
+        /// Why.
+        reason: String,
+    },
     /// An operation waits for somebody: a conflict, or a refusal.
     ItemParked {
         /// The table.

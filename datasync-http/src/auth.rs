@@ -106,9 +106,9 @@ impl Tokens {
             let failed = |message: &str| TransportError::new(TransportErrorKind::Connect, message);
             state.token = match asked {
                 futures::future::Either::Left((token, _)) => {
-                    token.map_err(|error| failed("the token provider failed").with_source(error))?
+                    token.map_err(|error| failed("the token provider failed, so that nothing was sent").with_source(error))?
                 }
-                futures::future::Either::Right(_) => return Err(failed("the token provider did not answer")),
+                futures::future::Either::Right(_) => return Err(failed("the token provider did not answer, so that nothing was sent")),
             };
             state.number += 1;
         }

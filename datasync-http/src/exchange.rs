@@ -138,10 +138,12 @@ impl fmt::Display for ExchangeError {
             return f.write_str(message);
         }
         f.write_str(match self.kind {
-            ExchangeErrorKind::Connect => "no connection could be made",
+            ExchangeErrorKind::Connect => "no connection could be made: check the network, and the address of the service",
             ExchangeErrorKind::Untrusted => "the certificate is not trusted",
-            ExchangeErrorKind::Interrupted => "the connection broke",
-            ExchangeErrorKind::TooLarge => "the response is longer than allowed",
+            ExchangeErrorKind::Interrupted => "the connection broke before the answer was complete: try again",
+            ExchangeErrorKind::TooLarge => {
+                "the answer is longer than allowed: check the address of the service, or allow more with `max_body`"
+            }
         })
     }
 }

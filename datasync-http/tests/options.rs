@@ -157,7 +157,7 @@ async fn i11_a_token_that_stays_refused_is_an_error_and_nothing_is_sent_for_ever
     let failing = || async { Err::<Option<AccessToken>, _>("the identity service is away".into()) };
     let transport = HttpTransport::builder(&base).retries(0).token_provider(failing).build().unwrap();
     let (kind, message) = read(&transport).await.unwrap_err();
-    assert_eq!((kind, message.as_str()), (TransportErrorKind::Connect, "the token provider failed"));
+    assert!(kind == TransportErrorKind::Connect && message.contains("the token provider failed"), "{message}");
     assert_eq!(server.requests(), 2, "a request without its token is not sent");
 }
 

@@ -1,8 +1,9 @@
 //! The commands. Only `sync` ever needs the network.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use datasync::prelude::*;
+use futures::{FutureExt, StreamExt};
 
 use crate::{
     Failure,
@@ -116,11 +117,12 @@ impl App<'_> {
             match error.kind() {
                 ErrorKind::Unreachable => {
                     let waiting = show::count(waiting, "change", "wait");
-                    format!("{service} cannot be reached ({error}): {waiting} here, nothing is lost").into()
+                    format!("{service}: {error}. {waiting} here, nothing is lost").into()
                 }
                 _ => format!("{service}: {error}").into(),
             }
         };
+        let mut events = self.client.events();
         let pushed = match self.client.push_tables(Tables::all()).await {
             Ok(report) => report,
             Err(error) => return Err(explain(error).await),
@@ -134,6 +136,13 @@ impl App<'_> {
             pushed.pushed, pulled.inserted, pulled.updated, pulled.removed
         );
         text += &show::pending(&self.client.pending().await?, &self.all().await?);
+        let mut reasons = BTreeSet::new();
+        while let Some(Some(event)) = events.next().now_or_never() {
+            if let SyncEvent::ItemDelayed { reason, .. } = event {
+                reasons.insert(reason);
+            }
+        }
+        text.extend(reasons.iter().map(|reason| format!("Not sent yet: {reason}.\n")));
         Ok(text)
     }
 

@@ -232,6 +232,7 @@ fn classify(engine: &Engine, sent: &Sent, outcome: PushOutcome) -> Classed {
                 kind => {
                     let failures = sent.attempts.saturating_add(1);
                     let hopeless = matches!(kind, Server | Protocol) && failures >= MOST_FAILURES;
+                    delayed(engine, sent, &error.to_string());
                     Answer::Unknown {
                         wait: backoff(sent.attempts, error.retry_after(), engine.clock.random()),
                         demanded: error.retry_after().is_some(),
@@ -241,6 +242,11 @@ fn classify(engine: &Engine, sent: &Sent, outcome: PushOutcome) -> Classed {
             }
         }
     })
+}
+
+fn delayed(engine: &Engine, sent: &Sent, reason: &str) {
+    let (table, id) = (Arc::clone(&sent.key.table), Arc::clone(&sent.key.id));
+    engine.events.emit(|| SyncEvent::ItemDelayed { table, id, reason: reason.to_owned() });
 }
 
 /// Finds out what each 404 means: a table that cannot be read is unreachable, and only an id that a table does not show
@@ -256,7 +262,7 @@ async fn probe(engine: &Engine, unseen: Vec<Sent>) -> Vec<(Sent, Answer)> {
             let shown = show(engine, &table, part).await;
             for sent in part {
                 let answer = match &shown {
-                    Err(error) => unreachable_table(engine, sent, error.retry_after()),
+                    Err(error) => unreachable_table(engine, sent, &error.to_string(), error.retry_after()),
                     Ok(_) if sent.request.kind == OperationKind::Insert => {
                         let message = "the service answered 404 to a new row, although it has the table".to_owned();
                         Answer::Refused { status: Some(404), message }
@@ -266,7 +272,7 @@ async fn probe(engine: &Engine, unseen: Vec<Sent>) -> Vec<(Sent, Answer)> {
                         Some(record) if record.deleted => {
                             Answer::ConflictThenFetched(ServiceCopy::Found(record.clone()))
                         }
-                        Some(_) => unreachable_table(engine, sent, None),
+                        Some(_) => unreachable_table(engine, sent, "the service answered 404 and has the row", None),
                     },
                 };
                 answers.push((sent.clone(), answer));
@@ -276,7 +282,8 @@ async fn probe(engine: &Engine, unseen: Vec<Sent>) -> Vec<(Sent, Answer)> {
     answers
 }
 
-fn unreachable_table(engine: &Engine, sent: &Sent, asked: Option<Duration>) -> Answer {
+fn unreachable_table(engine: &Engine, sent: &Sent, reason: &str, asked: Option<Duration>) -> Answer {
+    delayed(engine, sent, reason);
     let wait = backoff(sent.attempts, asked, engine.clock.random());
     Answer::Unknown { wait, demanded: asked.is_some(), exhausted: None }
 }
@@ -363,11 +370,7 @@ async fn fetched(engine: &Engine, sent: &Sent, answer: &Answer) -> Answer {
             Answer::Applied(_) => Answer::AppliedThenFetched(copy),
             _ => Answer::ConflictThenFetched(copy),
         },
-        Err(error) => Answer::Unknown {
-            wait: backoff(sent.attempts, error.retry_after(), engine.clock.random()),
-            demanded: error.retry_after().is_some(),
-            exhausted: None,
-        },
+        Err(error) => unreachable_table(engine, sent, &error.to_string(), error.retry_after()),
     }
 }
 

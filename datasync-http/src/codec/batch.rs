@@ -89,16 +89,12 @@ pub(crate) fn answer(response: &HttpResponse, operations: &[PushOperation]) -> A
     match response.status {
         200 => match serde_json::from_slice::<Answered<'_>>(&response.body) {
             Ok(answered) => Answer::Each(each(answered, operations)),
-            Err(_) => Answer::All(unreadable()),
+            Err(_) => Answer::All(response::unreadable("a batch", response)),
         },
         401 | 408 | 425 | 429 => Answer::All(response::failure(response)),
         400..=499 => Answer::Refused,
         _ => Answer::All(response::failure(response)),
     }
-}
-
-fn unreadable() -> TransportError {
-    TransportError::new(TransportErrorKind::Protocol, "the answer to a batch has no outcome for this operation")
 }
 
 /// An operation without an outcome is in doubt, and it alone.
@@ -109,7 +105,10 @@ fn each(answered: Answered<'_>, operations: &[PushOperation]) -> Vec<PushOutcome
             let body = body.map(|body| body.get().as_bytes().to_vec()).unwrap_or_default();
             response::outcome(&HttpResponse { status, headers: Vec::new(), body }, &operation.id)
         }
-        None => PushOutcome::Failed(unreadable()),
+        None => {
+            let message = "the answer to a batch has no outcome for this operation";
+            PushOutcome::Failed(TransportError::new(TransportErrorKind::Protocol, message))
+        }
     };
     operations.iter().map(outcome).collect()
 }

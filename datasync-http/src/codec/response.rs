@@ -83,19 +83,28 @@ fn protocol(message: &str) -> TransportError {
     TransportError::new(TransportErrorKind::Protocol, message)
 }
 
+/// The error of an answer that is not what was asked for: what it is instead, and what to do about it.
+pub(crate) fn unreadable(what: &str, response: &HttpResponse) -> TransportError {
+    let body = response.body.trim_ascii();
+    let found = match body.first() {
+        None => "has no body: check the address of the service, and whether the network wants a sign-in",
+        Some(b'<') => "is a web page: check the address of the service, and whether the network wants a sign-in",
+        Some(_) if serde_json::from_slice::<IgnoredAny>(body).is_err() => {
+            "is no JSON, or was cut short: try again, and if it stays so check the address of the service"
+        }
+        Some(_) => "is not what a Datasync service answers: check the address of the service",
+    };
+    protocol(&format!("the answer to {what} {found}"))
+}
+
 pub(crate) fn page(response: &HttpResponse) -> Result<RawPage, TransportError> {
     if response.status != 200 {
         return Err(failure(response));
     }
-    if !is_object(&response.body) {
-        return Err(protocol("the answer to a query is not a page"));
-    }
-    let envelope: Envelope<'_> =
-        serde_json::from_slice(&response.body).map_err(|_| protocol("the answer to a query is not a page"))?;
-    let rows =
-        envelope.items.unwrap_or_default().into_iter().map(|item| {
-            row(item.get().as_bytes()).ok_or_else(|| protocol("a row of a page is not an object with an id"))
-        });
+    let envelope = serde_json::from_slice::<Envelope<'_>>(&response.body).ok().filter(|_| is_object(&response.body));
+    let envelope = envelope.ok_or_else(|| unreadable("a query", response))?;
+    let no_row = || protocol("a row of a page is not an object with an id: check the address of the service");
+    let rows = envelope.items.unwrap_or_default().into_iter().map(|item| row(item.get().as_bytes()).ok_or_else(no_row));
     Ok(RawPage {
         rows: rows.collect::<Result<_, _>>()?,
         count: envelope.count.and_then(|count| u64::try_from(count).ok()),
@@ -110,7 +119,7 @@ pub(crate) fn read(response: &HttpResponse, id: &str) -> Result<Option<ServiceRo
     match response.status {
         200 => match row(&response.body) {
             Some(row) if row.id.as_ref() == id => Ok(Some(row)),
-            _ => Err(protocol("the answer to the read of a row is not that row")),
+            _ => Err(unreadable("the read of a row", response)),
         },
         404 | 410 => Ok(None),
         _ => Err(failure(response)),
@@ -124,9 +133,7 @@ pub(crate) fn outcome(response: &HttpResponse, id: &str) -> PushOutcome {
         || !response.body.trim_ascii().is_empty() && serde_json::from_slice::<IgnoredAny>(&response.body).is_err();
     match response.status {
         // A network that wants a sign-in answers everything so; it has not made the change.
-        200 | 201 | 204 if no_json() => {
-            PushOutcome::Failed(protocol("the answer to a change is not JSON: is it the service that answers?"))
-        }
+        200 | 201 | 204 if no_json() => PushOutcome::Failed(unreadable("a change", response)),
         200 | 201 | 204 => PushOutcome::Applied(copy()),
         404 => PushOutcome::NotFound,
         409 | 412 => PushOutcome::Conflict(copy()),
@@ -137,24 +144,26 @@ pub(crate) fn outcome(response: &HttpResponse, id: &str) -> PushOutcome {
 
 /// The error that a status stands for.
 pub(crate) fn failure(response: &HttpResponse) -> TransportError {
+    use TransportErrorKind::{Forbidden, Protocol, Rejected, Server, Throttled, Unauthenticated};
     let status = response.status;
-    let kind = match status {
-        401 => TransportErrorKind::Unauthenticated,
-        403 => TransportErrorKind::Forbidden,
-        408 | 425 | 429 => TransportErrorKind::Throttled,
-        400..=499 => TransportErrorKind::Rejected,
-        500..=599 => TransportErrorKind::Server,
+    let (kind, advice) = match status {
+        401 => (Unauthenticated, "; sign in again, or give the transport a `token_provider`"),
+        403 => (Forbidden, "; whoever is signed in may not do this"),
+        404 | 405 => (Rejected, "; check the address of the service, and the path of the table"),
+        408 | 425 | 429 => (Throttled, "; it asks for patience: try again later"),
+        413 => (Rejected, "; it takes nothing of this size"),
+        400..=499 => (Rejected, ""),
+        500..=599 => (Server, "; nothing is lost: try again later"),
         300..=399 => {
-            let message = format!("the service answered {status}, a redirect, which is not followed");
-            return protocol(&message).with_status(status);
+            let advice = ", a redirect, which is not followed; check the address of the service, and whether the \
+                          network wants a sign-in";
+            (Protocol, advice)
         }
-        _ => return protocol(&format!("the service answered {status}")).with_status(status),
+        _ => (Protocol, "; check the address of the service"),
     };
-    let message = match reason(&response.body) {
-        Some(reason) => format!("the service answered {status}: {reason}"),
-        None => format!("the service answered {status}"),
-    };
+    let reason = reason(&response.body).map_or_else(String::new, |reason| format!(": {reason}"));
     let wait = response.header("retry-after").and_then(|value| wait(value, response.header("date").and_then(date)));
+    let message = format!("the service answered {status}{reason}{advice}");
     TransportError::new(kind, message).with_status(status).with_retry_after(wait)
 }
 
