@@ -105,10 +105,12 @@ impl Tokens {
             let asked = futures::future::select(self.provider.token(), clock.sleep(PATIENCE)).await;
             let failed = |message: &str| TransportError::new(TransportErrorKind::Connect, message);
             state.token = match asked {
-                futures::future::Either::Left((token, _)) => {
-                    token.map_err(|error| failed("the token provider failed, so that nothing was sent").with_source(error))?
+                futures::future::Either::Left((token, _)) => token.map_err(|error| {
+                    failed("the token provider failed, so that nothing was sent").with_source(error)
+                })?,
+                futures::future::Either::Right(_) => {
+                    return Err(failed("the token provider did not answer, so that nothing was sent"));
                 }
-                futures::future::Either::Right(_) => return Err(failed("the token provider did not answer, so that nothing was sent")),
             };
             state.number += 1;
         }

@@ -138,7 +138,9 @@ impl fmt::Display for ExchangeError {
             return f.write_str(message);
         }
         f.write_str(match self.kind {
-            ExchangeErrorKind::Connect => "no connection could be made: check the network, and the address of the service",
+            ExchangeErrorKind::Connect => {
+                "no connection could be made: check the network, and the address of the service"
+            }
             ExchangeErrorKind::Untrusted => "the certificate is not trusted",
             ExchangeErrorKind::Interrupted => "the connection broke before the answer was complete: try again",
             ExchangeErrorKind::TooLarge => {

@@ -91,7 +91,10 @@ impl HttpTransport {
         match select(exchange, self.clock.sleep(self.timeout)).await {
             Either::Left((response, _)) => response.map_err(response::broken),
             Either::Right(_) => {
-                let message = format!("no answer within {} ms: try again, or allow more with `timeout`", self.timeout.as_millis());
+                let message = format!(
+                    "no answer within {} ms: try again, or allow more with `timeout`",
+                    self.timeout.as_millis()
+                );
                 Err(TransportError::new(TransportErrorKind::Timeout, message))
             }
         }

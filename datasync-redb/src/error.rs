@@ -50,7 +50,8 @@ pub(crate) fn opening(error: DatabaseError) -> StoreError {
             corrupted("the file is cut short").with_source(error)
         }
         DatabaseError::Storage(StorageError::Io(io)) if io.kind() == std::io::ErrorKind::InvalidData => {
-            StoreError::new(StoreErrorKind::NotAStore, "the file is not a store").with_source(error)
+            StoreError::new(StoreErrorKind::NotAStore, "the file is not a store: choose another path")
+                .with_source(error)
         }
         DatabaseError::LockProtocolMismatch => failed(DatabaseError::DatabaseAlreadyOpen),
         _ => failed(error),

@@ -42,7 +42,10 @@ fn open(path: &Path, cache: usize) -> Result<Database, StoreError> {
     };
     let length = match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => {
-            return Err(StoreError::new(StoreErrorKind::NotAStore, "the path of the store is a folder"));
+            return Err(StoreError::new(
+                StoreErrorKind::NotAStore,
+                "the path of the store is a folder: choose that of a file",
+            ));
         }
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
@@ -133,7 +136,7 @@ fn check(database: &impl ReadableDatabase, fresh: bool) -> Result<(), StoreError
     if fresh {
         return Ok(());
     }
-    let foreign = || StoreError::new(StoreErrorKind::NotAStore, "the file is a redb database, but not a store");
+    let foreign = || StoreError::new(StoreErrorKind::NotAStore, "the file is another program's: choose another path");
     let read = database.begin_read().map_err(failed)?;
     let format = match read.open_table(META) {
         Ok(meta) => meta.get(META_FORMAT).map_err(failed)?,

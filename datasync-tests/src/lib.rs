@@ -21,7 +21,8 @@ use datasync_core::{
 use datasync_derive::SyncEntity;
 use datasync_http::{Exchange, ExchangeError, ExchangeErrorKind, HttpRequest, HttpResponse, HttpTransport};
 pub use datasync_redb::RedbStore;
-use datasync_server::{DatasyncService, MemoryRepository, Repository, TableOptions};
+use datasync_server::{DatasyncService, MemoryRepository, Repository, Stamping, TableOptions};
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tower::ServiceExt;
 
@@ -66,6 +67,14 @@ pub enum Wire {
 impl Wire {
     /// Both.
     pub const ALL: [Wire; 2] = [Wire::Original, Wire::Extended];
+}
+
+/// The times that services give, each of which a pull must cope with.
+#[must_use]
+pub fn stampings() -> [Stamping; 5] {
+    let given: fn(&str, Timestamp) -> Timestamp = |_, now| now;
+    let lag = SignedDuration::from_secs(20);
+    [Stamping::Own, Stamping::Given(given), Stamping::Cut, Stamping::Rounded, Stamping::BeforeCommit(lag)]
 }
 
 /// Makes two tests of each function: against a service with the extensions, and against one without.

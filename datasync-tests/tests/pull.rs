@@ -15,10 +15,10 @@ use datasync_http::Method;
 use datasync_redb::RedbStore;
 use datasync_server::{Action, Change, MemoryRepository, Repository, Stamping};
 use datasync_tests::{
-    Fault, RouterExchange, Wire, client, client_over, local_rows, note_of, notes, service_at, service_rows,
+    Fault, RouterExchange, Wire, client, client_over, local_rows, note_of, notes, service_at, service_rows, stampings,
 };
 use futures::{FutureExt, executor::block_on, future::BoxFuture};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 /// A clock that stands still until it is moved, and does not wait.
 #[derive(Clone, Debug)]
@@ -50,13 +50,6 @@ impl Clock for StillClock {
         state.1 ^= state.1 << 17;
         state.1
     }
-}
-
-/// The times that services give, each of which a pull must cope with.
-fn stampings() -> [Stamping; 5] {
-    let given: fn(&str, Timestamp) -> Timestamp = |_, now| now;
-    let lag = SignedDuration::from_secs(20);
-    [Stamping::Own, Stamping::Given(given), Stamping::Cut, Stamping::Rounded, Stamping::BeforeCommit(lag)]
 }
 
 fn record(id: &str, title: &str) -> (String, Record) {

@@ -32,7 +32,7 @@ use datasync_core::{
     query::Evaluator,
 };
 use futures::channel::oneshot;
-use redb::{Database, ReadableDatabase, TableDefinition, TableHandle};
+use redb::{Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition, TableHandle};
 use uuid::Uuid;
 
 use self::write::Queue;
@@ -46,6 +46,8 @@ type Bytes = TableDefinition<'static, &'static [u8], &'static [u8]>;
 const SERVICE: Bytes = TableDefinition::new("service");
 const FORMAT: &[u8] = b"format";
 const EPOCH: &[u8] = b"epoch";
+/// How many bytes of the file are kept in memory.
+const CACHE: usize = 64 * 1024 * 1024;
 /// What the format is called.
 const FORMAT_1: &[u8] = b"datasync-server 1";
 
@@ -119,16 +121,43 @@ impl RedbDatabase {
     }
 }
 
-/// Opens the file and checks whose it is.
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE);
+    builder
+}
+
+/// Why a file cannot be opened.
+fn unopened(path: &Path, error: DatabaseError) -> RepositoryError {
+    let path = path.display();
+    let is = |error: &StorageError, kind| matches!(error, StorageError::Io(io) if io.kind() == kind);
+    RepositoryError::new(match &error {
+        DatabaseError::DatabaseAlreadyOpen => format!("`{path}` is open in another process: stop that first"),
+        DatabaseError::Storage(error) if is(error, ErrorKind::InvalidData) => {
+            format!("`{path}` is not the data of a service: choose another path")
+        }
+        DatabaseError::Storage(error) if is(error, ErrorKind::UnexpectedEof) => {
+            format!("`{path}` is cut short: restore a backup of it")
+        }
+        _ => format!("`{path}` cannot be opened: {error}"),
+    })
+}
+
+/// Opens the file, makes it if it is not there or empty, and checks whose it is.
 fn open(path: &Path, clock: &dyn Clock) -> Result<(Database, Uuid), RepositoryError> {
     if !std::fs::metadata(path).is_ok_and(|file| file.len() > 0) {
         create(path)?;
     }
-    let database = Database::open(path).map_err(failed)?;
-    let found = inspect(&database).map_err(failed)?;
-    let epoch = match found {
-        Found::Epoch(epoch) => epoch,
-        Found::Nothing => {
+    // Opening writes, and what is not ours must not be written to. One that was not closed cannot be looked at so.
+    match builder().open_read_only(path) {
+        Ok(database) => drop(epoch_in(path, &database)?),
+        Err(DatabaseError::RepairAborted) => {}
+        Err(error) => return Err(unopened(path, error)),
+    }
+    let database = builder().open(path).map_err(|error| unopened(path, error))?;
+    let epoch = match epoch_in(path, &database)? {
+        Some(epoch) => epoch,
+        None => {
             let epoch = random_key(clock);
             let make = || -> Result<(), redb::Error> {
                 let write = database.begin_write()?;
@@ -142,14 +171,6 @@ fn open(path: &Path, clock: &dyn Clock) -> Result<(Database, Uuid), RepositoryEr
             };
             make().map_err(failed)?;
             epoch
-        }
-        Found::Foreign => {
-            let message = format!("`{}` holds something else than the data of a service", path.display());
-            return Err(RepositoryError::new(message));
-        }
-        Found::Newer => {
-            let message = format!("`{}` was made by a newer release of the service: use that one", path.display());
-            return Err(RepositoryError::new(message));
         }
     };
     Ok((database, epoch))
@@ -184,7 +205,22 @@ enum Found {
     Newer,
 }
 
-fn inspect(database: &Database) -> Result<Found, redb::Error> {
+/// The epoch in the file, if it is ours; none if there is nothing in it yet.
+fn epoch_in(path: &Path, database: &impl ReadableDatabase) -> Result<Option<Uuid>, RepositoryError> {
+    let path = path.display();
+    match inspect(database).map_err(failed)? {
+        Found::Foreign => {
+            Err(RepositoryError::new(format!("`{path}` is not the data of a service: choose another path")))
+        }
+        Found::Newer => {
+            Err(RepositoryError::new(format!("`{path}` was made by a newer release of the service: use that one")))
+        }
+        Found::Epoch(epoch) => Ok(Some(epoch)),
+        Found::Nothing => Ok(None),
+    }
+}
+
+fn inspect(database: &impl ReadableDatabase) -> Result<Found, redb::Error> {
     let read = database.begin_read()?;
     let mut tables = read.list_tables()?;
     if !tables.any(|table| table.name() == SERVICE.name()) {
@@ -205,6 +241,13 @@ fn failed(error: impl Into<redb::Error>) -> RepositoryError {
 }
 
 impl Shared {
+    /// The file that was open before; none while it cannot be read, or if another one, or none, is at its place.
+    fn reopen(&self) -> Option<Database> {
+        let database = builder().open(&self.path).ok()?;
+        let known = *self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(inspect(&database), Ok(Found::Epoch(epoch)) if epoch == known).then_some(database)
+    }
+
     /// Does something with the file. After a failure of the disk redb refuses everything, so the file is opened again:
     /// what was committed is there, and what was not is not.
     fn with<T>(&self, job: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, RepositoryError> {
@@ -218,7 +261,7 @@ impl Shared {
             let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
             // Closed first: a file cannot be open twice.
             *database = None;
-            *database = open(&self.path, &*self.clock).ok().map(|(database, _)| database);
+            *database = self.reopen();
         }
         result.map_err(failed)
     }
