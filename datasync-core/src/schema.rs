@@ -1,6 +1,6 @@
 //! What the engine, the planner and a service know of a table: its fields and indexes.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 /// The wire name of the id of a row.
 pub const ID: &str = "id";
@@ -52,7 +52,8 @@ impl TableSchema {
         self.fields.iter().filter(|field| field.local).map(|field| field.name.as_ref())
     }
 
-    /// A number that changes when a name, a kind or the locality of a field changes.
+    /// A number that changes when a name, a kind or the locality of a field changes. Parents and rules of merging do not
+    /// count: they say nothing of the shape of a row.
     ///
     /// It is stored with every operation, so that a later release can tell which shape its bytes have.
     #[must_use]
@@ -75,6 +76,19 @@ impl TableSchema {
 }
 
 /// One field of a table.
+///
+/// ```
+/// use datasync_core::schema::{FieldKind, FieldSchema, MergeRule};
+///
+/// const FIELDS: &[FieldSchema] = &[
+///     FieldSchema::new("id", FieldKind::Text, false),
+///     FieldSchema::new("listId", FieldKind::Text, true).parent("list"),
+///     FieldSchema::new("rating", FieldKind::I64, false).merge(MergeRule::Max),
+///     FieldSchema::new("changed", FieldKind::Timestamp, false).edited_at(),
+///     FieldSchema::local("scroll", FieldKind::I64, true),
+/// ];
+/// assert_eq!(FIELDS[1].parent.as_deref(), Some("list"));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct FieldSchema {
     /// The name in JSON and in queries.
@@ -85,19 +99,114 @@ pub struct FieldSchema {
     pub nullable: bool,
     /// Whether it stays on this device and is never sent.
     pub local: bool,
+    /// The table whose row this field names by its id: a foreign key.
+    pub parent: Option<Name>,
+    /// How the field merges when both sides changed it; `None` for the table's fallback.
+    pub merge: Option<MergeRule>,
+    /// Whether it holds the time of the last edit, which `last-writer-wins` compares.
+    pub edited_at: bool,
 }
 
 impl FieldSchema {
     /// A field that is sent, as a constant.
     #[must_use]
     pub const fn new(name: &'static str, kind: FieldKind, nullable: bool) -> FieldSchema {
-        FieldSchema { name: Cow::Borrowed(name), kind, nullable, local: false }
+        FieldSchema {
+            name: Cow::Borrowed(name),
+            kind,
+            nullable,
+            local: false,
+            parent: None,
+            merge: None,
+            edited_at: false,
+        }
     }
 
     /// A field that stays on this device, as a constant.
     #[must_use]
     pub const fn local(name: &'static str, kind: FieldKind, nullable: bool) -> FieldSchema {
-        FieldSchema { name: Cow::Borrowed(name), kind, nullable, local: true }
+        let mut field = FieldSchema::new(name, kind, nullable);
+        field.local = true;
+        field
+    }
+
+    /// The same field as a foreign key: it holds the id of a row of `table`.
+    #[must_use]
+    pub const fn parent(mut self, table: &'static str) -> FieldSchema {
+        // A constant function cannot drop what was there: nothing, in a constant.
+        std::mem::forget(std::mem::replace(&mut self.parent, Some(Cow::Borrowed(table))));
+        self
+    }
+
+    /// The same field with a rule for the case that both sides changed it.
+    #[must_use]
+    pub const fn merge(mut self, rule: MergeRule) -> FieldSchema {
+        self.merge = Some(rule);
+        self
+    }
+
+    /// The same field as the one that holds the time of the last edit.
+    #[must_use]
+    pub const fn edited_at(mut self) -> FieldSchema {
+        self.edited_at = true;
+        self
+    }
+}
+
+/// What becomes of a field that both sides changed, in a merge by field.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MergeRule {
+    /// This device's value stays.
+    Client,
+    /// The service's value is taken.
+    Server,
+    /// The greater value, in the order of the field's kind.
+    Max,
+    /// The smaller value, in the order of the field's kind.
+    Min,
+    /// The base and what each side added to it.
+    Sum,
+    /// The elements that either side has, less those that one of them took away.
+    Union,
+    /// What a function of the app makes of the three values.
+    With(MergeFunction),
+}
+
+/// A function of the app that merges a field: `fn(base: Option<T>, local: T, service: T) -> T` over JSON text.
+///
+/// `#[sync(merge_with = path)]` makes one of a function with types.
+#[derive(Clone, Copy)]
+pub struct MergeFunction(MergeJson);
+
+/// A [`MergeFunction`] without its wrapper: base, local and service value as JSON texts, and the merged one.
+pub type MergeJson = fn(Option<&str>, &str, &str) -> Result<String, serde_json::Error>;
+
+impl MergeFunction {
+    /// A rule from a function over JSON texts.
+    #[must_use]
+    pub const fn new(function: MergeJson) -> MergeFunction {
+        MergeFunction(function)
+    }
+
+    /// Merges three values; `base` is `None` where the service had no such row, or no value for the field.
+    ///
+    /// # Errors
+    ///
+    /// A text that is not the JSON of the function's type, or a result that cannot be written as JSON.
+    pub fn call(self, base: Option<&str>, local: &str, service: &str) -> Result<String, serde_json::Error> {
+        (self.0)(base, local, service)
+    }
+}
+
+impl fmt::Debug for MergeFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MergeFunction")
+    }
+}
+
+impl PartialEq for MergeFunction {
+    fn eq(&self, other: &MergeFunction) -> bool {
+        std::ptr::fn_addr_eq(self.0, other.0)
     }
 }
 
@@ -133,6 +242,18 @@ pub enum FieldKind {
 }
 
 impl FieldKind {
+    /// Whether its values are numbers.
+    #[must_use]
+    pub const fn is_number(&self) -> bool {
+        matches!(self, FieldKind::I64 | FieldKind::F64 | FieldKind::Decimal)
+    }
+
+    /// Whether its values have an order, so that one of two is the greater one: all but bytes, points and JSON.
+    #[must_use]
+    pub const fn is_ordered(&self) -> bool {
+        !matches!(self, FieldKind::Bytes | FieldKind::Point | FieldKind::Json)
+    }
+
     /// A short lower-case name, for messages.
     #[must_use]
     pub const fn name(&self) -> &'static str {

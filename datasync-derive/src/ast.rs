@@ -136,8 +136,8 @@ fn read_field<'a>(ctxt: &Ctxt, field: &'a syn::Field, ident: &'a Ident, containe
     }
 }
 
-/// The type as it is written outside of the struct: there `Self` is something else.
-pub(crate) fn without_self(ty: &Type, entity: &Ident) -> TokenStream {
+/// A type or a path as it is written outside of the struct: there `Self` is something else.
+pub(crate) fn without_self(ty: &impl ToTokens, entity: &Ident) -> TokenStream {
     fn replace(tokens: TokenStream, entity: &Ident) -> TokenStream {
         tokens
             .into_iter()

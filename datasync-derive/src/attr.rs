@@ -1,7 +1,7 @@
 //! What `#[sync(…)]` and `#[serde(…)]` say of a struct, an enum, a field or a member.
 
 use proc_macro2::{Ident, TokenStream};
-use syn::{Attribute, LitStr, Path, ext::IdentExt};
+use syn::{Attribute, ExprPath, LitStr, Path, Type, ext::IdentExt};
 
 use crate::{
     ast::Role,
@@ -11,7 +11,9 @@ use crate::{
 };
 
 const CONTAINER_KEYS: [&str; 4] = ["table", "fields", "crate", "index"];
-const FIELD_KEYS: [&str; 6] = ["id", "version", "updated_at", "deleted", "index", "local"];
+const FIELD_KEYS: [&str; 10] =
+    ["id", "version", "updated_at", "deleted", "index", "local", "parent", "merge", "merge_with", "edited_at"];
+const MERGE_RULES: [&str; 6] = ["client", "server", "max", "min", "sum", "union"];
 const ENUM_KEYS: [&str; 1] = ["crate"];
 
 /// The container part of the grammar.
@@ -45,6 +47,34 @@ pub(crate) struct SyncField {
     pub(crate) role: Option<Role>,
     pub(crate) index: Option<Ident>,
     pub(crate) local: Option<Ident>,
+    pub(crate) parent: Option<ParentAttr>,
+    pub(crate) merge: Option<MergeAttr>,
+    pub(crate) edited_at: Option<Ident>,
+}
+
+/// `parent = List`: the entity whose id the field holds.
+pub(crate) struct ParentAttr {
+    pub(crate) key: Ident,
+    pub(crate) entity: Type,
+}
+
+/// `merge = max` or `merge_with = path`.
+pub(crate) struct MergeAttr {
+    pub(crate) key: Ident,
+    pub(crate) rule: MergeRule,
+}
+
+impl MergeAttr {
+    /// Whether it is the rule of that name.
+    pub(crate) fn is(&self, name: &str) -> bool {
+        matches!(&self.rule, MergeRule::Named(rule) if rule == name)
+    }
+}
+
+pub(crate) enum MergeRule {
+    /// One of [`MERGE_RULES`], as it was written.
+    Named(Ident),
+    With(ExprPath),
 }
 
 /// Reports a key that was there before.
@@ -159,28 +189,71 @@ impl SyncField {
             if !seen.is_new(&item) {
                 continue;
             }
-            if name == "index" && matches!(item.args, Args::List(_)) {
-                ctxt.error(
-                    &item,
-                    "`index` of a field takes no arguments; for several fields use `#[sync(index(a, b))]` on the struct",
-                );
-                continue;
-            }
-            item::word(ctxt, &item);
-            match (name.as_str(), Role::ALL.into_iter().find(|role| role.name() == name)) {
-                ("index", _) => sync.index = Some(item.key),
-                ("local", _) => sync.local = Some(item.key),
-                (_, role) => match sync.role {
-                    Some(first) => ctxt.error(
-                        &item.key,
-                        format!("a field has at most one role; this one has the role `{}`", first.name()),
-                    ),
-                    None => sync.role = role,
+            match name.as_str() {
+                "parent" => match item.value() {
+                    Some(entity) => sync.parent = Some(ParentAttr { key: item.key, entity }),
+                    None => ctxt.error(&item, "`parent` takes the entity whose id this field holds: `parent = List`"),
                 },
+                "merge" | "merge_with" => {
+                    let rule = merge_rule(ctxt, &item);
+                    match (&sync.merge, rule) {
+                        (Some(_), Some(_)) => ctxt.error(
+                            &item.key,
+                            "a field merges in one way: by `merge` or by `merge_with`, and this one has both",
+                        ),
+                        (None, Some(rule)) => sync.merge = Some(MergeAttr { key: item.key, rule }),
+                        (_, None) => {}
+                    }
+                }
+                _ => sync.word(ctxt, item, &name),
             }
         }
         sync
     }
+
+    /// Takes a key that has no value.
+    fn word(&mut self, ctxt: &Ctxt, item: Item, name: &str) {
+        if name == "index" && matches!(item.args, Args::List(_)) {
+            return ctxt.error(
+                &item,
+                "`index` of a field takes no arguments; for several fields use `#[sync(index(a, b))]` on the struct",
+            );
+        }
+        item::word(ctxt, &item);
+        match (name, Role::ALL.into_iter().find(|role| role.name() == name)) {
+            ("index", _) => self.index = Some(item.key),
+            ("local", _) => self.local = Some(item.key),
+            ("edited_at", _) => self.edited_at = Some(item.key),
+            (_, role) => match self.role {
+                Some(first) => ctxt.error(
+                    &item.key,
+                    format!("a field has at most one role; this one has the role `{}`", first.name()),
+                ),
+                None => self.role = role,
+            },
+        }
+    }
+}
+
+fn merge_rule(ctxt: &Ctxt, item: &Item) -> Option<MergeRule> {
+    if item.name() == "merge_with" {
+        let path = item.value().map(MergeRule::With);
+        if path.is_none() {
+            ctxt.error(item, "`merge_with` takes the path of a function: `merge_with = merge_tags`");
+        }
+        return path;
+    }
+    let Some(rule) = item.value::<Ident>() else {
+        ctxt.error(item, "`merge` takes a rule: `merge = max`; a function is `merge_with = path`");
+        return None;
+    };
+    let name = rule.to_string();
+    if !MERGE_RULES.contains(&name.as_str()) {
+        let hint = suggestion(&name, &MERGE_RULES);
+        ctxt.error(&rule, format!("unknown merge rule `{name}`{hint}"));
+        return None;
+    }
+    Some(MergeRule::Named(rule))
 }
 
 /// What serde does with a whole struct or enum.
@@ -201,7 +274,7 @@ pub(crate) struct SerdeField {
     /// `with` or `serialize_with`: the JSON is not that of the type.
     pub(crate) serialize_with: Option<Ident>,
     /// `with` or `deserialize_with`: serde then wants a default even for an `Option`.
-    pub(crate) deserialize_with: bool,
+    pub(crate) deserialize_with: Option<Ident>,
 }
 
 /// serde reports its own malformed attributes.
@@ -266,11 +339,11 @@ impl SerdeField {
                 "skip" | "skip_serializing" | "skip_deserializing" => serde.skip = Some(item.key),
                 "skip_serializing_if" => serde.skip_serializing_if = true,
                 "with" => {
-                    serde.deserialize_with = true;
+                    serde.deserialize_with = Some(item.key.clone());
                     serde.serialize_with = Some(item.key);
                 }
                 "serialize_with" => serde.serialize_with = Some(item.key),
-                "deserialize_with" => serde.deserialize_with = true,
+                "deserialize_with" => serde.deserialize_with = Some(item.key),
                 "flatten" => ctxt.error(
                     &item.key,
                     "a synchronized field cannot have `#[serde(flatten)]`: the schema would not know the names inside",

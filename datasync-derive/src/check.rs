@@ -14,11 +14,14 @@ pub(crate) fn check(ctxt: &Ctxt, entity: &Entity<'_>) {
     for field in &entity.fields {
         locality(ctxt, entity, field);
         index_of_field(ctxt, field);
+        merging(ctxt, field);
+        parent(ctxt, field);
         if let (Some(Role::Id), Some(key)) = (field.role, &field.serde.serialize_with) {
             ctxt.error(key, "the id must be written as it is: the engine compares it with the ids it gave");
         }
     }
     indexes(ctxt, entity);
+    edit_time(ctxt, entity);
 }
 
 fn roles(ctxt: &Ctxt, entity: &Entity<'_>) {
@@ -79,7 +82,7 @@ fn locality(ctxt: &Ctxt, entity: &Entity<'_>, field: &Field<'_>) {
     if let Some(role) = field.role {
         ctxt.error(local, format!("a field with the role `{}` cannot be local", role.name()));
     }
-    let filled_by_serde = is_option(field.ty) && !field.serde.deserialize_with;
+    let filled_by_serde = is_option(field.ty) && field.serde.deserialize_with.is_none();
     // A skipped field is reported already, and serde fills it in.
     let defaulted = field.serde.default || entity.serde.default || field.serde.skip.is_some();
     if !defaulted && !filled_by_serde {
@@ -105,6 +108,62 @@ fn index_of_field(ctxt: &Ctxt, field: &Field<'_>) {
         ctxt.error(index, LOCAL_INDEX);
     } else if let Some(with) = &field.serde.serialize_with {
         ctxt.error(index, unordered(with));
+    }
+}
+
+fn merging(ctxt: &Ctxt, field: &Field<'_>) {
+    let Some(merge) = &field.sync.merge else { return };
+    match (field.role, &field.sync.local) {
+        (Some(Role::Id), _) => ctxt.error(&merge.key, "the id of a row never changes, so there is nothing to merge"),
+        (Some(_), _) => ctxt.error(&merge.key, "a merge rule cannot be set on a field that the service owns"),
+        (None, Some(_)) => {
+            ctxt.error(&merge.key, "a local field has one value only, this device's: it is never merged")
+        }
+        (None, None) => {}
+    }
+    let one_side = merge.is("client") || merge.is("server");
+    let with = field.serde.serialize_with.as_ref().or(field.serde.deserialize_with.as_ref());
+    if let (Some(with), false) = (with, one_side) {
+        ctxt.error(
+            &merge.key,
+            format!("with `#[serde({with} = …)]` the JSON of this field is not that of its type: it merges by `client` or `server`"),
+        );
+    }
+}
+
+fn parent(ctxt: &Ctxt, field: &Field<'_>) {
+    let Some(parent) = &field.sync.parent else { return };
+    if let Some(role) = field.role {
+        ctxt.error(&parent.key, format!("a field with the role `{}` cannot name a parent", role.name()));
+    } else if field.is_local() {
+        ctxt.error(&parent.key, "a local field cannot name a parent: the service would not know of it");
+    } else if let Some(with) = &field.serde.serialize_with {
+        ctxt.error(
+            &parent.key,
+            format!("with `#[serde({with} = …)]` the JSON of this field is not the id that its type holds"),
+        );
+    }
+}
+
+fn edit_time(ctxt: &Ctxt, entity: &Entity<'_>) {
+    let mut first: Option<String> = None;
+    for field in &entity.fields {
+        let Some(key) = &field.sync.edited_at else { continue };
+        if let Some(first) = &first {
+            ctxt.error(key, format!("more than one field with `edited_at`; the first is `{first}`"));
+        }
+        if let Some(role) = field.role {
+            let role = role.name();
+            ctxt.error(
+                key,
+                format!("a field with the role `{role}` is not written by the app, so it holds no time of an edit"),
+            );
+        } else if field.is_local() {
+            ctxt.error(key, "a local field is not sent, and the service must compare the time of the edit");
+        } else if let Some(with) = &field.serde.serialize_with {
+            ctxt.error(key, format!("with `#[serde({with} = …)]` the JSON of this field is not that of a timestamp"));
+        }
+        first.get_or_insert_with(|| field.name());
     }
 }
 

@@ -1,10 +1,14 @@
 //! The generated code, and the stand-ins that take its place after a mistake.
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::{ext::IdentExt, spanned::Spanned};
 
-use crate::ast::{Entity, Field, Role, without_self};
+use crate::{
+    ast::{Entity, Field, Role, without_self},
+    attr::{MergeAttr, MergeRule},
+    case::Case,
+};
 
 /// What an entity that is right becomes.
 pub(crate) fn entity(entity: &Entity<'_>) -> TokenStream {
@@ -30,6 +34,8 @@ pub(crate) fn entity(entity: &Entity<'_>) -> TokenStream {
 
                 const FIELDS: #fields_ident = <#ident>::FIELDS;
 
+                const TABLE: &'static ::core::primitive::str = #table;
+
                 const SCHEMA: #krate::schema::TableSchema = #krate::schema::TableSchema::new(
                     #table,
                     const { &[#(#schemas),*] },
@@ -54,6 +60,8 @@ pub(crate) fn stand_in(entity: &Entity<'_>) -> TokenStream {
             type Fields = #fields_ident;
 
             const FIELDS: #fields_ident = <#ident>::FIELDS;
+
+            const TABLE: &'static ::core::primitive::str = #table;
 
             const SCHEMA: #krate::schema::TableSchema =
                 #krate::schema::TableSchema::new(#table, const { &[] }, const { &[] });
@@ -125,7 +133,39 @@ fn field_schema(entity: &Entity<'_>, field: &Field<'_>) -> TokenStream {
     let constructor = if field.is_local() { quote!(local) } else { quote!(new) };
     let ty = handle_type(entity, field);
     let probe = quote!(<#krate::__private::Probe<#ty>>);
-    quote! { #krate::schema::FieldSchema::#constructor(#wire, #probe::KIND, #probe::NULLABLE) }
+    let parent = field.sync.parent.as_ref().map(|parent| {
+        let span = parent.entity.span();
+        let entity = without_self(&parent.entity, entity.ident);
+        let table = quote_spanned!(span=> <#entity as #krate::entity::SyncEntity>::TABLE);
+        quote!(.parent(#table))
+    });
+    let merge = field.sync.merge.as_ref().map(|merge| {
+        let rule = merge_rule(entity, field, merge);
+        quote!(.merge(#rule))
+    });
+    let edited_at = field.sync.edited_at.as_ref().map(|_| quote!(.edited_at()));
+    quote! {
+        #krate::schema::FieldSchema::#constructor(#wire, #probe::KIND, #probe::NULLABLE) #parent #merge #edited_at
+    }
+}
+
+fn merge_rule(entity: &Entity<'_>, field: &Field<'_>, merge: &MergeAttr) -> TokenStream {
+    let krate = &entity.krate;
+    match &merge.rule {
+        MergeRule::Named(name) => {
+            let variant = Ident::new(&Case::Pascal.field(&name.to_string()), Span::call_site());
+            quote!(#krate::schema::MergeRule::#variant)
+        }
+        MergeRule::With(path) => {
+            let ty = without_self(field.ty, entity.ident);
+            let path = without_self(path, entity.ident);
+            quote! {
+                #krate::schema::MergeRule::With(#krate::schema::MergeFunction::new(|base, local, service| {
+                    #krate::__private::merge_json::<#ty>(#path, base, local, service)
+                }))
+            }
+        }
+    }
 }
 
 fn indexes(entity: &Entity<'_>) -> Vec<TokenStream> {
@@ -179,17 +219,64 @@ fn checks(entity: &Entity<'_>) -> TokenStream {
         if indexed {
             requires("IndexKey");
         }
-        if field.serde.skip_serializing_if && field.role.is_none() && !field.is_local() {
-            let probed = handle_type(entity, field);
-            checks.extend(quote_spanned! {span=>
-                const _: () = ::core::assert!(
-                    <#krate::__private::Probe<#probed>>::NULLABLE,
-                    "a field that serde may leave out must be an `Option`: to a query a missing value is null",
-                );
-            });
+        if field.sync.merge.as_ref().is_some_and(|merge| merge.is("union")) {
+            requires("MergeByUnion");
         }
+        checks.extend(facts(entity, field));
     }
     checks
+}
+
+/// The facts about the kind of a field.
+fn facts(entity: &Entity<'_>, field: &Field<'_>) -> TokenStream {
+    let krate = &entity.krate;
+    let ty = handle_type(entity, field);
+    let probe = quote!(<#krate::__private::Probe<#ty>>);
+    let of_kind = |fact: TokenStream| {
+        quote!({
+            const KIND: &#krate::schema::FieldKind = &#probe::KIND;
+            #fact
+        })
+    };
+    let kind = quote!(#krate::schema::FieldKind);
+    let mut facts = Vec::new();
+    if field.serde.skip_serializing_if && field.role.is_none() && !field.is_local() {
+        facts.push((
+            quote!(#probe::NULLABLE),
+            "a field that serde may leave out must be an `Option`: to a query a missing value is null",
+        ));
+    }
+    if field.sync.merge.as_ref().is_some_and(|merge| merge.is("max") || merge.is("min")) {
+        facts.push((
+            of_kind(quote!(KIND.is_ordered())),
+            "`merge = max` and `merge = min` need values with an order, as numbers, texts, dates or a `SyncEnum`: use \
+             `client`, `server`, `union` for a sequence, or `merge_with = path`",
+        ));
+    }
+    if field.sync.merge.as_ref().is_some_and(|merge| merge.is("sum")) {
+        facts.push((
+            of_kind(quote!(KIND.is_number())),
+            "`merge = sum` adds up what both sides added to a number, and this field holds none: use `client`, `server`, \
+             `max`, `min` or `merge_with = path`",
+        ));
+    }
+    if field.sync.parent.is_some() {
+        facts.push((
+            of_kind(quote!(::core::matches!(KIND, #kind::Text | #kind::Uuid))),
+            "a field with a `parent` holds the id of a row: it is a `String`, a `Uuid` or another type of id, or an `Option` \
+             of one",
+        ));
+    }
+    if field.sync.edited_at.is_some() {
+        facts.push((
+            of_kind(quote!(::core::matches!(KIND, #kind::Timestamp))),
+            "`edited_at` marks the time of the last edit: the field is a `jiff::Timestamp` or an `Option` of one",
+        ));
+    }
+    let asserts = facts
+        .into_iter()
+        .map(|(fact, message)| quote_spanned!(field.ty.span()=> const _: () = ::core::assert!(#fact, #message);));
+    asserts.collect()
 }
 
 fn id_accessors(entity: &Entity<'_>) -> TokenStream {

@@ -65,6 +65,10 @@ use crate::{ast::Entity, ctxt::Ctxt};
 /// | `id`, `version`, `updated_at`, `deleted` | the field's role, which a field of that name has without the attribute |
 /// | `index` | an index over this field |
 /// | `local` | the field stays on the device: it is never sent, a pull leaves it alone, and it has no handle |
+/// | `parent = List` | a foreign key: the field holds the id of a row of the entity `List`, or of this one |
+/// | `merge = client` | how a merge by field settles what both sides changed: `client` or `server` takes one side, `max` or `min` the greater or smaller value, `sum` adds up what each side added to a number, `union` joins the elements of sequences |
+/// | `merge_with = path` | the same by a function `fn(base: Option<T>, local: T, service: T) -> T` |
+/// | `edited_at` | the field holds the time of the last edit, for the policy `last-writer-wins` |
 ///
 /// Only the id is required. On the wire the roles are called `id`, `version`, `updatedAt` and `deleted`; no other field
 /// may have one of these names. The types are a `String` for the id, a `String` for the version, a `jiff::Timestamp` or

@@ -74,6 +74,7 @@ fn expand(ident: &Ident, krate: &Path, members: &[(&Ident, String)]) -> TokenStr
         const _: () = {
             #[automatically_derived]
             impl #krate::entity::FieldType for #ident {
+                type Kind = #krate::entity::kind::Enum<#ident>;
                 const KIND: #krate::schema::FieldKind = #krate::schema::FieldKind::Enum(
                     #krate::__private::Cow::Borrowed(const { &[#(#krate::__private::Cow::Borrowed(#names)),*] }),
                 );
@@ -101,6 +102,7 @@ fn stand_in(ident: &Ident, krate: &Path) -> TokenStream {
         const _: () = {
             #[automatically_derived]
             impl #krate::entity::FieldType for #ident {
+                type Kind = #krate::entity::kind::Enum<#ident>;
                 const KIND: #krate::schema::FieldKind = #krate::schema::FieldKind::Json;
             }
 

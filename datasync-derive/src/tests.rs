@@ -98,7 +98,7 @@ impl Random {
     }
 
     fn attributes(&mut self) -> String {
-        const KEYS: [&str; 26] = [
+        const KEYS: [&str; 29] = [
             "id",
             "version",
             "updated_at",
@@ -109,6 +109,9 @@ impl Random {
             "fields",
             "crate",
             "merge",
+            "merge_with",
+            "parent",
+            "edited_at",
             "rename",
             "rename_all",
             "default",
@@ -126,7 +129,7 @@ impl Random {
             "<",
             "&'a",
         ];
-        const VALUES: [&str; 16] = [
+        const VALUES: [&str; 19] = [
             "",
             "",
             "",
@@ -136,6 +139,9 @@ impl Random {
             "= \"a b\"",
             "= 1",
             "= Name",
+            "= max",
+            "= union",
+            "= Self::merge::<u8>",
             "()",
             "(id, title)",
             "(index(id))",

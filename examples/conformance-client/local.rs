@@ -47,6 +47,7 @@ macro_rules! table {
         impl SyncEntity for $name {
             type Fields = ();
             const FIELDS: () = ();
+            const TABLE: &'static str = $table;
             const SCHEMA: TableSchema = {
                 const OF: &[FieldSchema] = &[
                     FieldSchema::new("id", FieldKind::Text, false),

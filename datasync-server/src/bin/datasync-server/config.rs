@@ -118,7 +118,7 @@ impl Table {
         let mut fields = vec![FieldSchema::new(ID, FieldKind::Text, false)];
         for (field, kind) in self.fields.iter().filter(|(field, _)| *field != ID) {
             let (kind, nullable) = kind.read().map_err(|error| format!("`tables.{name}.fields.{field}` {error}"))?;
-            fields.push(FieldSchema { name: field.clone().into(), kind, nullable, local: false });
+            fields.push(FieldSchema { name: field.clone().into(), ..FieldSchema::new("", kind, nullable) });
         }
         let schema = TableSchema { name: name.to_owned().into(), fields: fields.into(), indexes: Cow::Borrowed(&[]) };
         let mut options = TableOptions::new(schema).soft_delete(self.soft_delete).schemaless(self.schemaless);

@@ -1,15 +1,15 @@
 //! Entities: the types that an app keeps in tables.
 
+mod field;
+pub mod kind;
+
 use std::fmt;
 
-use jiff::{Timestamp, civil};
+pub use field::{FieldType, FieldValue, IndexKey, MergeByUnion};
+use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
-use uuid::Uuid;
 
-use crate::{
-    query::Literal,
-    schema::{FieldKind, TableSchema},
-};
+use crate::schema::TableSchema;
 
 /// A type whose values are the rows of one synchronized table.
 ///
@@ -25,6 +25,9 @@ pub trait SyncEntity: Serialize + DeserializeOwned + Clone + Send + Sync + 'stat
     /// The handles themselves.
     const FIELDS: Self::Fields;
 
+    /// The table's name on the wire and in the store; that of [`SCHEMA`](SyncEntity::SCHEMA).
+    const TABLE: &'static str;
+
     /// What the engine knows of the table.
     const SCHEMA: TableSchema;
 
@@ -33,59 +36,6 @@ pub trait SyncEntity: Serialize + DeserializeOwned + Clone + Send + Sync + 'stat
 
     /// Gives this row its id.
     fn set_id(&mut self, id: String);
-}
-
-/// A type of a field that the engine can compare, order and index.
-///
-/// A field of another type is kept and synchronized as it is, and can only be tested for null.
-pub trait FieldType {
-    /// How values of the type are compared.
-    const KIND: FieldKind;
-    /// Whether values of the type may be null.
-    const NULLABLE: bool = false;
-}
-
-/// A type whose values can stand in a filter.
-pub trait FieldValue: FieldType {
-    /// The constant that stands for the value.
-    fn into_literal(self) -> Literal;
-}
-
-impl<T: FieldType> FieldType for Option<T> {
-    const KIND: FieldKind = T::KIND;
-    const NULLABLE: bool = true;
-}
-
-macro_rules! field_types {
-    ($($type:ty => $kind:expr, $value:ident => $literal:expr;)*) => {$(
-        impl FieldType for $type {
-            const KIND: FieldKind = $kind;
-        }
-        impl FieldValue for $type {
-            fn into_literal(self) -> Literal {
-                let $value = self;
-                $literal
-            }
-        }
-    )*};
-}
-
-field_types! {
-    bool => FieldKind::Bool, value => Literal::Bool(value);
-    i8 => FieldKind::I64, value => Literal::Int(value.into());
-    i16 => FieldKind::I64, value => Literal::Int(value.into());
-    i32 => FieldKind::I64, value => Literal::Int(value.into());
-    i64 => FieldKind::I64, value => Literal::Long(value);
-    u8 => FieldKind::I64, value => Literal::Int(value.into());
-    u16 => FieldKind::I64, value => Literal::Int(value.into());
-    u32 => FieldKind::I64, value => Literal::Long(value.into());
-    f32 => FieldKind::F64, value => Literal::Single(value);
-    f64 => FieldKind::F64, value => Literal::Double(value);
-    String => FieldKind::Text, value => Literal::Text(value);
-    Timestamp => FieldKind::Timestamp, value => Literal::Timestamp(value);
-    civil::Date => FieldKind::Date, value => Literal::Date(value);
-    civil::Time => FieldKind::Time, value => Literal::Time(value);
-    Uuid => FieldKind::Uuid, value => Literal::Uuid(value);
 }
 
 /// A type that can be the id of an entity.
@@ -139,17 +89,6 @@ impl UpdatedAtField for Option<String> {}
 pub trait DeletedField {}
 impl DeletedField for bool {}
 impl DeletedField for Option<bool> {}
-
-/// A type that an index can order.
-#[diagnostic::on_unimplemented(
-    message = "a field of type `{Self}` cannot be indexed",
-    label = "this type has no order that an index keeps",
-    note = "booleans, whole numbers, texts, enums, dates, times and UUIDs can be indexed, and an `Option` of each"
-)]
-pub trait IndexKey: FieldType {}
-macro_rules! index_keys { ($($type:ty),*) => { $(impl IndexKey for $type {})* } }
-index_keys!(bool, i8, i16, i32, i64, u8, u16, u32, String, Timestamp, civil::Date, civil::Time, Uuid);
-impl<T: IndexKey> IndexKey for Option<T> {}
 
 /// Why a text cannot be the id of a row.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
