@@ -134,7 +134,7 @@ impl FieldSchema {
     #[must_use]
     pub const fn parent(mut self, table: &'static str) -> FieldSchema {
         // A constant function cannot drop what was there: nothing, in a constant.
-        std::mem::forget(std::mem::replace(&mut self.parent, Some(Cow::Borrowed(table))));
+        std::mem::forget(self.parent.replace(Cow::Borrowed(table)));
         self
     }
 
