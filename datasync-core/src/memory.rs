@@ -12,9 +12,9 @@ use uuid::Uuid;
 use crate::{
     row::{Record, Row, RowKey, SettledLoser},
     store::{
-        Clear, Cursor, DeltaToken, Direction, Head, Indexed, KeyBytes, LinkedRequest, Note, OperationsRequest,
-        Outdated, QueuedOperation, RowWrite, ScanPage, ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind,
-        TableSpec, WriteBatch,
+        Clear, Cursor, DeltaToken, Direction, Head, Indexed, KeyBytes, KeysRequest, LinkedRequest, Note,
+        OperationsRequest, Outdated, QueuedOperation, RowWrite, ScanPage, ScanRequest, ScopeKey, Store, StoreError,
+        StoreErrorKind, TableSpec, WriteBatch,
     },
 };
 
@@ -264,6 +264,13 @@ impl Store for MemoryStore {
             count += u64::from(keeps(request, &id, record)?);
         }
         Ok(count)
+    }
+
+    async fn keys(&self, request: &KeysRequest) -> Result<Vec<RowKey>, StoreError> {
+        let state = self.state()?;
+        let start = request.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = state.rows.range((start, Bound::Unbounded)).map(|(key, _)| key);
+        Ok(behind.filter(|key| key.table == request.table).take(request.limit).cloned().collect())
     }
 
     async fn operations(&self, request: &OperationsRequest) -> Result<Vec<QueuedOperation>, StoreError> {

@@ -138,8 +138,8 @@ pub struct Row {
     pub revision: u64,
     /// The version of the table's schema that record, base, seen and the copy of a conflict follow.
     pub schema: u32,
-    /// The record as an older release of the app left it, if it could not be migrated. The row then has no record and is
-    /// not sent.
+    /// What an older release of the app left of the row, if that could not be migrated. The row then has no record and no
+    /// base, and its operations are not sent.
     pub quarantine: Option<Quarantine>,
     /// The queued operations in the order of their sending; two at most, and then the first is in doubt.
     pub operations: Vec<Operation>,
@@ -154,12 +154,20 @@ impl Row {
 }
 
 /// What could not be migrated, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Quarantine {
-    /// The record as it was; `None` if the row had none.
-    pub record: Option<Record>,
+    /// The version of the table's schema that all of it follows.
+    pub schema: u32,
     /// What the migration said.
     pub reason: String,
+    /// The record as it was; `None` if the row had none.
+    pub record: Option<Record>,
+    /// The base as it was.
+    pub base: Option<Record>,
+    /// The copy that a pull had met while an operation was in doubt.
+    pub seen: Option<Record>,
+    /// The other side of a conflict that waited for somebody.
+    pub conflict: Option<ServiceCopy>,
 }
 
 /// The trace of a deletion that this device has pushed.

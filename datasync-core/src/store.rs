@@ -42,6 +42,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`StoreErrorKind::Unsupported`].
     async fn scan(&self, request: &ScanRequest) -> Result<ScanPage, StoreError>;
 
+    /// The keys of the rows of a table in all accounts, in order; of those without a record too.
+    async fn keys(&self, request: &KeysRequest) -> Result<Vec<RowKey>, StoreError>;
+
     /// How many records all pages of a scan bring together, as of one moment; the request's limit is not looked at.
     ///
     /// In an index, without a filter, it looks at no rows and counts entries, those of rows without a record too.
@@ -200,6 +203,17 @@ pub struct ScanPage {
     pub records: Vec<(Arc<str>, Record)>,
     /// Where the next page goes on; `None` if this was the last.
     pub next: Option<Cursor>,
+}
+
+/// Which rows of a table to list.
+#[derive(Clone, Debug)]
+pub struct KeysRequest {
+    /// The table.
+    pub table: Arc<str>,
+    /// Only behind this row, in the order of accounts and ids.
+    pub after: Option<RowKey>,
+    /// How many at most.
+    pub limit: usize,
 }
 
 /// Which operations to list.

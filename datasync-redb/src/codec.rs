@@ -50,8 +50,12 @@ pub(crate) fn encode_row(row: &Row, index_keys: &[(u32, &KeyBytes)]) -> Vec<u8> 
         time(out, tombstone.since);
     });
     out.option(row.quarantine.as_ref(), |out, quarantine| {
-        out.option(quarantine.record.as_ref(), record);
+        out.number(u64::from(quarantine.schema));
         out.text(&quarantine.reason);
+        out.option(quarantine.record.as_ref(), record);
+        out.option(quarantine.base.as_ref(), record);
+        out.option(quarantine.seen.as_ref(), record);
+        out.option(quarantine.conflict.as_ref(), service_copy);
     });
     row.operations.iter().for_each(|each| operation(&mut out, each));
     out.0
@@ -103,8 +107,14 @@ pub(crate) fn decode_row(bytes: &[u8]) -> Result<Row, StoreError> {
         Ok(Tombstone { version, since: read_time(reader)? })
     })?;
     let quarantine = reader.option(|reader| {
-        let record = reader.option(read_record)?;
-        Ok(Quarantine { record, reason: reader.text()?.to_owned() })
+        Ok(Quarantine {
+            schema: reader.small()?,
+            reason: reader.text()?.to_owned(),
+            record: reader.option(read_record)?,
+            base: reader.option(read_record)?,
+            seen: reader.option(read_record)?,
+            conflict: reader.option(read_service_copy)?,
+        })
     })?;
     let mut operations = Vec::with_capacity(places.len());
     for place in places {
@@ -192,14 +202,26 @@ fn operation(out: &mut Writer, operation: &Operation) {
             });
             out.option(parked.status.as_ref(), |out, status| out.number(u64::from(*status)));
             out.text(&parked.message);
-            out.option(parked.conflict.as_ref(), |out, copy| match copy {
-                ServiceCopy::Absent => out.byte(0),
-                ServiceCopy::Found(found) => {
-                    out.byte(1);
-                    record(out, found);
-                }
-            });
+            out.option(parked.conflict.as_ref(), service_copy);
         }
+    }
+}
+
+fn service_copy(out: &mut Writer, copy: &ServiceCopy) {
+    match copy {
+        ServiceCopy::Absent => out.byte(0),
+        ServiceCopy::Found(found) => {
+            out.byte(1);
+            record(out, found);
+        }
+    }
+}
+
+fn read_service_copy(reader: &mut Reader<'_>) -> Result<ServiceCopy, StoreError> {
+    match reader.byte()? {
+        0 => Ok(ServiceCopy::Absent),
+        1 => Ok(ServiceCopy::Found(read_record(reader)?)),
+        other => Err(corrupted(format!("there is no copy {other}"))),
     }
 }
 
@@ -250,11 +272,7 @@ fn read_parked(reader: &mut Reader<'_>) -> Result<Parked, StoreError> {
     };
     let status = reader.option(|reader| u16::try_from(reader.number()?).map_err(|_| corrupted("a status is wrong")))?;
     let message = reader.text()?.to_owned();
-    let conflict = reader.option(|reader| match reader.byte()? {
-        0 => Ok(ServiceCopy::Absent),
-        1 => Ok(ServiceCopy::Found(read_record(reader)?)),
-        other => Err(corrupted(format!("there is no copy {other}"))),
-    })?;
+    let conflict = reader.option(read_service_copy)?;
     Ok(Parked { reason, status, message, conflict })
 }
 
@@ -329,7 +347,14 @@ mod tests {
             left: true,
             revision: 300,
             schema: 3,
-            quarantine: Some(Quarantine { record: Some(record("old")), reason: "no title".to_owned() }),
+            quarantine: Some(Quarantine {
+                schema: 2,
+                reason: "no title".to_owned(),
+                record: Some(record("old")),
+                base: Some(record("older")),
+                seen: None,
+                conflict: Some(ServiceCopy::Absent),
+            }),
             operations: vec![
                 operation(9, Hold::Wait { since, length: Duration::from_millis(1500), demanded: true }),
                 operation(

@@ -6,10 +6,10 @@ use std::{
 };
 
 use datasync_core::{
-    row::RecordRef,
+    row::{RecordRef, RowKey},
     store::{Cursor, Direction, LinkedRequest, ScanPage, ScanRequest, StoreError, StoreErrorKind},
 };
-use redb::{AccessGuard, ReadOnlyTable, ReadTransaction};
+use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable};
 
 use crate::{
     codec,
@@ -223,6 +223,38 @@ pub(crate) fn count(
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(Some(count))
+}
+
+/// The keys of the rows of a table in all accounts, behind one of them. What lies between is jumped over.
+pub(crate) fn keys_of(
+    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    table: &str,
+    after: Option<&RowKey>,
+    limit: usize,
+) -> Result<Vec<RowKey>, StoreError> {
+    let mut found = Vec::new();
+    let mut start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(keys::row(after)));
+    loop {
+        let mut jump = None;
+        for entry in rows.range::<&[u8]>((start.as_ref().map(Vec::as_slice), Bound::Unbounded)).map_err(failed)? {
+            if found.len() >= limit {
+                return Ok(found);
+            }
+            let (bytes, _) = entry.map_err(failed)?;
+            let key = keys::read_row(bytes.value())?;
+            if *key.table == *table {
+                found.push(key);
+                continue;
+            }
+            let own = keys::table(&key.account, table);
+            jump = if bytes.value() < own.as_slice() { Some(own) } else { keys::behind(keys::account(&key.account)) };
+            break;
+        }
+        match jump {
+            Some(next) => start = Bound::Included(next),
+            None => return Ok(found),
+        }
+    }
 }
 
 /// The ids of the entries of one key of an index.

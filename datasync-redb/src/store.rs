@@ -24,11 +24,11 @@ use datasync_core::{
     executor::{BlockingExecutor, run_blocking},
     row::{Row, RowKey, SettledLoser},
     store::{
-        DeltaToken, Head, Indexed, LinkedRequest, Note, OperationsRequest, Outdated, QueuedOperation, ScanPage,
-        ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
+        DeltaToken, Head, Indexed, KeysRequest, LinkedRequest, Note, OperationsRequest, Outdated, QueuedOperation,
+        ScanPage, ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
     },
 };
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use uuid::Uuid;
 
 use crate::{
@@ -196,6 +196,15 @@ impl Store for RedbStore {
         let request = request.clone();
         let count = self.read(move |shared, transaction| scan::count(shared, &request, transaction));
         Ok(count.await?.unwrap_or_default())
+    }
+
+    async fn keys(&self, request: &KeysRequest) -> Result<Vec<RowKey>, StoreError> {
+        let request = request.clone();
+        let found = self.read(move |_, transaction| {
+            let rows = table!(transaction, ROWS);
+            scan::keys_of(&rows, &request.table, request.after.as_ref(), request.limit).map(Some)
+        });
+        Ok(found.await?.unwrap_or_default())
     }
 
     async fn operations(&self, request: &OperationsRequest) -> Result<Vec<QueuedOperation>, StoreError> {
@@ -392,7 +401,7 @@ fn open(shared: &Shared, database: &Database, specs: &[TableSpec]) -> Result<Vec
                 },
                 _ => None,
             };
-            if has_rows(&rows, &spec.table)? {
+            if !scan::keys_of(&rows, &spec.table, None, 1)?.is_empty() {
                 outdated.push(Outdated { table: Arc::clone(&spec.table), done });
             } else {
                 let all = Indexed { spec: spec.clone(), done: None };
@@ -406,22 +415,4 @@ fn open(shared: &Shared, database: &Database, specs: &[TableSpec]) -> Result<Vec
     }
     transaction.commit().map_err(failed)?;
     Ok(outdated)
-}
-
-fn has_rows(rows: &Table<'_, &'static [u8], &'static [u8]>, table: &str) -> Result<bool, StoreError> {
-    let mut start = Vec::new();
-    loop {
-        let Some(entry) = rows.range::<&[u8]>(start.as_slice()..).map_err(failed)?.next() else { return Ok(false) };
-        let account = keys::read_row(entry.map_err(failed)?.0.value())?.account;
-        let prefix = keys::table(&account, table);
-        if let Some(entry) = rows.range::<&[u8]>(prefix.as_slice()..).map_err(failed)?.next()
-            && entry.map_err(failed)?.0.value().starts_with(&prefix)
-        {
-            return Ok(true);
-        }
-        match keys::behind(keys::account(&account)) {
-            Some(behind) => start = behind,
-            None => return Ok(false),
-        }
-    }
 }

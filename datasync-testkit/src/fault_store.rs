@@ -10,8 +10,8 @@ use datasync_core::{
     clock::Clock,
     row::{RecordRef, Row, RowKey, SettledLoser},
     store::{
-        DeltaToken, Head, LinkedRequest, Note, OperationsRequest, Outdated, QueuedOperation, RecordFilter, ScanPage,
-        ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
+        DeltaToken, Head, KeysRequest, LinkedRequest, Note, OperationsRequest, Outdated, QueuedOperation, RecordFilter,
+        ScanPage, ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
     },
 };
 use uuid::Uuid;
@@ -116,6 +116,10 @@ impl<S: Store> Store for FaultStore<S> {
             return self.call(StoreCall::Read, self.inner.count(request)).await;
         }
         self.call(StoreCall::Read, self.inner.count(&self.counted(request))).await
+    }
+
+    async fn keys(&self, request: &KeysRequest) -> Result<Vec<RowKey>, StoreError> {
+        self.call(StoreCall::Read, self.inner.keys(request)).await
     }
 
     async fn operations(&self, request: &OperationsRequest) -> Result<Vec<QueuedOperation>, StoreError> {

@@ -22,7 +22,7 @@ pub use faults::{Fault, Faults, Gate};
 pub use proxy::{HostileProxy, Trouble};
 pub use store_suite::{
     answers_like_the_memory_store, goes_on_with_its_indexes_and_forgets_dropped_ones, is_closed_after_close,
-    tells_of_another_set_of_indexes,
+    lists_the_rows_of_all_accounts, tells_of_another_set_of_indexes,
 };
 pub use transport_suite::{
     a_dropped_request_spoils_no_other, a_pull_brings_everything_and_then_what_changed, a_query_comes_in_its_order,

@@ -12,8 +12,8 @@ use datasync_core::{
         Body, Hold, LoserCause, Operation, OperationKind, Phase, Record, RecordRef, Row, RowKey, SettledLoser, Side,
     },
     store::{
-        Clear, DeltaToken, Direction, Indexed, LinkedRequest, Note, OperationsRequest, Outdated, RecordFilter,
-        RowWrite, ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
+        Clear, DeltaToken, Direction, Indexed, KeysRequest, LinkedRequest, Note, OperationsRequest, Outdated,
+        RecordFilter, RowWrite, ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
     },
 };
 use futures::executor::block_on;
@@ -39,6 +39,11 @@ macro_rules! store_conformance {
         #[test]
         fn goes_on_with_its_indexes_and_forgets_dropped_ones() {
             $crate::goes_on_with_its_indexes_and_forgets_dropped_ones($make);
+        }
+
+        #[test]
+        fn lists_the_rows_of_all_accounts() {
+            $crate::lists_the_rows_of_all_accounts($make);
         }
 
         #[test]
@@ -143,6 +148,53 @@ pub fn goes_on_with_its_indexes_and_forgets_dropped_ones<S: Store>(make: impl Fn
         // An index of the old name begins empty.
         assert_eq!(store.open(std::slice::from_ref(&old)).await.unwrap(), outdated(None));
         assert_eq!((count(&old).await, count(&new).await), (0, 3));
+    });
+}
+
+/// The keys of a table come in the order of accounts and ids, whatever other tables there are, and those of rows without a
+/// record with them.
+///
+/// # Panics
+///
+/// If they do not.
+pub fn lists_the_rows_of_all_accounts<S: Store>(make: impl Fn() -> S) {
+    let store = make();
+    block_on(async {
+        store.open(&specs()).await.unwrap();
+        let request = |table: &str, after, limit| KeysRequest { table: table.into(), after, limit };
+        assert!(store.keys(&request("notes", None, 3)).await.unwrap().is_empty());
+        let mut keys = Vec::new();
+        for account in ["", "a", "a\0", "b"] {
+            for table in ["", "note", "notes", "notes\0", "z"] {
+                // Not every account has rows of every table.
+                for id in IDS.iter().filter(|id| (account.len() + table.len() + id.len()) % 3 > 0) {
+                    keys.push(RowKey { account: account.into(), table: table.into(), id: (*id).into() });
+                }
+            }
+        }
+        keys.sort();
+        let record = Record { body: Body::from(&b"{}"[..]), version: None, updated_at: None, deleted: false };
+        let put = |(turn, key): (usize, &RowKey)| {
+            let record = (turn % 2 == 0).then(|| record.clone());
+            let row = Row { record, operations: vec![operation(turn as u64 + 1)], ..Row::default() };
+            RowWrite::Put { key: key.clone(), row, index_keys: Vec::new() }
+        };
+        let rows = keys.iter().enumerate().map(put).collect();
+        store.commit(WriteBatch { number: 1, rows, ..WriteBatch::default() }).await.unwrap();
+        for table in ["", "note", "notes", "notes\0", "other", "z"] {
+            let wanted: Vec<RowKey> = keys.iter().filter(|key| *key.table == *table).cloned().collect();
+            assert_eq!(store.keys(&request(table, None, usize::MAX)).await.unwrap(), wanted, "{table:?}");
+            let mut paged = Vec::new();
+            loop {
+                let page = store.keys(&request(table, paged.last().cloned(), 2)).await.unwrap();
+                assert!(page.len() <= 2);
+                if page.is_empty() {
+                    break;
+                }
+                paged.extend(page);
+            }
+            assert_eq!(paged, wanted, "{table:?}");
+        }
     });
 }
 
