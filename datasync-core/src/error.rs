@@ -37,8 +37,12 @@ pub enum ErrorKind {
     Overtaken,
     /// The service cannot be reached. Nothing is lost: try again when there is a network.
     Unreachable,
-    /// The service does not accept the sign-in.
+    /// The service does not accept the sign-in, or nobody is signed in.
     Unauthenticated,
+    /// It belongs to another account than the one that is signed in; nothing was sent or changed.
+    OtherAccount,
+    /// The name cannot be the name of an account.
+    InvalidAccount,
     /// The service failed or refused; the source says how.
     Service,
     /// The local store failed; the source says how.
@@ -94,6 +98,12 @@ impl Error {
         self.0.kind
     }
 
+    /// Whether the service has refused the sign-in itself.
+    pub(crate) fn is_refused_sign_in(&self) -> bool {
+        let source = self.0.source.as_ref().and_then(|source| source.downcast_ref::<TransportError>());
+        source.is_some_and(|error| error.kind() == TransportErrorKind::Unauthenticated)
+    }
+
     /// The unsent changes that a refused purge would have dropped.
     #[must_use]
     pub fn pending(&self) -> &[PendingChange] {
@@ -143,6 +153,7 @@ impl From<TransportError> for Error {
                 (ErrorKind::Unreachable, "the service cannot be reached")
             }
             TransportErrorKind::Unauthenticated => (ErrorKind::Unauthenticated, "the service asks for a sign-in"),
+            TransportErrorKind::OtherAccount => (ErrorKind::OtherAccount, "nothing was sent"),
             _ => (ErrorKind::Service, "the service did not do it"),
         };
         Error::caused(kind, format!("{what}: {error}"), error)

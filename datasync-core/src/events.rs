@@ -18,6 +18,11 @@ use crate::{
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SyncEvent {
+    /// Another account is shown.
+    SignedIn {
+        /// Its name; empty if nobody is signed in.
+        account: Arc<str>,
+    },
     /// A push began.
     PushStarted,
     /// An operation has got its final answer.

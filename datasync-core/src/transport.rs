@@ -53,7 +53,9 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// for each. Each has its own outcome, and one that is missing at the end is in doubt.
     async fn push(&self, operations: &[PushOperation]) -> Vec<PushOutcome>;
 
-    /// The name of the account that requests are signed in as; `None` if there is none, or it has no name.
+    /// The name of the account that a request for `wanted` would be signed in as; `None` if nobody is signed in, or
+    /// whoever is has no name. A transport that remembers a sign-in looks for a newer one before it names another
+    /// account than the one wanted.
     ///
     /// A request carries the account that it belongs to, and one that would go out with the credentials of another is
     /// an error of the kind [`OtherAccount`](TransportErrorKind::OtherAccount): it is not sent (I26).
@@ -61,7 +63,8 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// See [`TransportErrorKind`].
-    async fn account(&self) -> Result<Option<Arc<str>>, TransportError> {
+    async fn account(&self, wanted: &str) -> Result<Option<Arc<str>>, TransportError> {
+        let _ = wanted;
         Ok(None)
     }
 

@@ -1,6 +1,6 @@
 //! Tokens: got when they are needed, kept until shortly before they end, and one request for a new one at a time.
 
-use std::{error::Error as StdError, fmt, future::Future, time::Duration};
+use std::{error::Error as StdError, fmt, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use datasync_core::{
@@ -20,18 +20,27 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct AccessToken {
     value: String,
     expires_at: Option<Timestamp>,
+    account: Option<Arc<str>>,
 }
 
 impl AccessToken {
     /// A token that is used until the service refuses it.
     pub fn new(value: impl Into<String>) -> AccessToken {
-        AccessToken { value: value.into(), expires_at: None }
+        AccessToken { value: value.into(), expires_at: None, account: None }
     }
 
     /// When the token ends; it is renewed two minutes before.
     #[must_use]
     pub fn expires_at(mut self, time: Timestamp) -> AccessToken {
         self.expires_at = Some(time);
+        self
+    }
+
+    /// The name of the account that the token is for. It goes with no request of another account, and one that has no
+    /// name goes only with those of a client that nobody has signed in to: see `DatasyncClient::sign_in`.
+    #[must_use]
+    pub fn account(mut self, name: impl Into<Arc<str>>) -> AccessToken {
+        self.account = Some(name.into());
         self
     }
 }
@@ -50,7 +59,8 @@ pub type TokenError = Box<dyn StdError + Send + Sync>;
 #[async_trait]
 pub trait TokenProvider: Send + Sync + 'static {
     /// A token that is good now; `None` if nobody is signed in: then requests carry none. Called again when the token
-    /// nears its end and when the service refuses it (401), never twice at once.
+    /// nears its end, when the service refuses it (401), and when it is of another account than the one whose request is
+    /// to be sent; never twice at once.
     ///
     /// # Errors
     ///
@@ -84,6 +94,17 @@ pub(crate) struct State {
     token: Option<AccessToken>,
 }
 
+impl State {
+    fn account(&self) -> Option<&Arc<str>> {
+        self.token.as_ref().and_then(|token| token.account.as_ref()).filter(|name| !name.is_empty())
+    }
+
+    /// Whether the token is of another account; one without a name is the empty one.
+    fn is_not_of(&self, account: &str) -> bool {
+        self.account().map_or("", |name| name) != account
+    }
+}
+
 /// A header with a token, and which token it is.
 pub(crate) struct Authorization {
     pub(crate) number: u64,
@@ -91,17 +112,44 @@ pub(crate) struct Authorization {
 }
 
 impl Tokens {
-    /// The header of a request. `refused` is the number of the token that was answered with 401: if it is still the one
-    /// in use, another is got.
+    /// The name of the account of the token in use; another is got if it is not the one wanted.
+    pub(crate) async fn account(&self, clock: &dyn Clock, wanted: &str) -> Result<Option<Arc<str>>, TransportError> {
+        let mut state = self.state.lock().await;
+        self.renew(&mut state, clock, Some(wanted), None).await?;
+        Ok(state.account().cloned())
+    }
+
+    /// The header of a request of this account, or of one that belongs to none. `refused` is the number of the token that
+    /// was answered with 401: if it is still the one in use, another is got.
     pub(crate) async fn authorize(
         &self,
         clock: &dyn Clock,
+        account: Option<&str>,
         refused: Option<u64>,
     ) -> Result<Authorization, TransportError> {
         let mut state = self.state.lock().await;
+        self.renew(&mut state, clock, account, refused).await?;
+        if account.is_some_and(|account| state.is_not_of(account)) {
+            return Err(other_account());
+        }
+        let value = state.token.as_ref().map(|token| match self.scheme.as_str() {
+            "" => token.value.clone(),
+            scheme => format!("{scheme} {}", token.value),
+        });
+        Ok(Authorization { number: state.number, header: value.map(|value| (self.header.clone(), value)) })
+    }
+
+    async fn renew(
+        &self,
+        state: &mut State,
+        clock: &dyn Clock,
+        account: Option<&str>,
+        refused: Option<u64>,
+    ) -> Result<(), TransportError> {
         let ends = state.token.as_ref().and_then(|token| token.expires_at);
         let ending = ends.is_some_and(|end| clock.now().saturating_add(BUFFER).is_ok_and(|soon| soon >= end));
-        if state.number == 0 || refused == Some(state.number) || ending {
+        let other = account.is_some_and(|account| state.is_not_of(account));
+        if state.number == 0 || refused == Some(state.number) || ending || other {
             let asked = futures::future::select(self.provider.token(), clock.sleep(PATIENCE)).await;
             let failed = |message: &str| TransportError::new(TransportErrorKind::Connect, message);
             state.token = match asked {
@@ -114,10 +162,12 @@ impl Tokens {
             };
             state.number += 1;
         }
-        let value = state.token.as_ref().map(|token| match self.scheme.as_str() {
-            "" => token.value.clone(),
-            scheme => format!("{scheme} {}", token.value),
-        });
-        Ok(Authorization { number: state.number, header: value.map(|value| (self.header.clone(), value)) })
+        Ok(())
     }
+}
+
+/// Nothing was sent.
+pub(crate) fn other_account() -> TransportError {
+    let message = "the request belongs to another account than the one that is signed in";
+    TransportError::new(TransportErrorKind::OtherAccount, message)
 }

@@ -24,7 +24,7 @@ use futures::{
 };
 
 use crate::{
-    auth::Tokens,
+    auth::{Tokens, other_account},
     codec::{
         batch,
         capabilities::{self, Extensions},
@@ -55,6 +55,9 @@ pub struct HttpTransport {
     pub(crate) exchange: Arc<dyn Exchange>,
     pub(crate) known: Arc<Known>,
 }
+
+/// Whose request it is; `None` if it is nobody's.
+type Account<'a> = Option<&'a str>;
 
 /// What was learnt of the service.
 #[derive(Debug, Default)]
@@ -115,12 +118,17 @@ impl HttpTransport {
         Ok(request)
     }
 
-    /// An attempt with the token, and once more with another one if the service refuses it.
-    async fn authorized(&self, request: &HttpRequest) -> Result<HttpResponse, TransportError> {
-        let Some(tokens) = &self.tokens else { return self.attempt(request.clone()).await };
+    /// An attempt with the token of the account, and once more with another one if the service refuses it.
+    async fn authorized(&self, request: &HttpRequest, account: Account<'_>) -> Result<HttpResponse, TransportError> {
+        let Some(tokens) = &self.tokens else {
+            return match account {
+                Some(account) if !account.is_empty() => Err(other_account()),
+                _ => self.attempt(request.clone()).await,
+            };
+        };
         let mut refused = None;
         loop {
-            let authorization = tokens.authorize(&*self.clock, refused).await?;
+            let authorization = tokens.authorize(&*self.clock, account, refused).await?;
             let mut request = request.clone();
             if let Some((name, value)) = authorization.header {
                 request.headers.push((name.into(), value));
@@ -134,12 +142,12 @@ impl HttpTransport {
     }
 
     /// Sends, and sends again what may be sent again.
-    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
+    async fn send(&self, request: HttpRequest, account: Account<'_>) -> Result<HttpResponse, TransportError> {
         let request = self.prepare(request)?;
         let changes = request.method != Method::Get;
         let mut attempt = 0;
         loop {
-            let error = match self.authorized(&request).await {
+            let error = match self.authorized(&request, account).await {
                 Ok(response) if changes || !matches!(response.status, 408 | 425 | 429 | 500..=599) => {
                     return Ok(response);
                 }
@@ -163,7 +171,7 @@ impl HttpTransport {
         if let Some(extensions) = *known {
             return Ok(extensions);
         }
-        let response = self.send(request::get(self.endpoints.below(capabilities::PATH))).await?;
+        let response = self.send(request::get(self.endpoints.below(capabilities::PATH)), None).await?;
         let extensions = capabilities::read(&response)?;
         *known = Some(extensions).filter(|extensions| extensions.certain);
         Ok(extensions)
@@ -175,7 +183,8 @@ impl HttpTransport {
                 Position::Delta(place) => place,
                 Position::Keyset(keyset) => {
                     let query = keyset.query(&page.query, page.page_size, page.first);
-                    let response = self.send(request::query(&self.endpoints, &page.table, &query, true)).await?;
+                    let request = request::query(&self.endpoints, &page.table, &query, true);
+                    let response = self.send(request, Some(&page.account)).await?;
                     let raw = response::page(&response)?;
                     let (behind, more) = keyset.behind(&raw, page.page_size, page.overlap)?;
                     let token = Some(Position::Keyset(behind).token()?);
@@ -183,7 +192,8 @@ impl HttpTransport {
                 }
             };
             let query = place.query(&page.query, page.page_size, page.first);
-            let response = self.send(request::delta(&self.endpoints, &page.table, &query, &place.token)).await?;
+            let request = request::delta(&self.endpoints, &page.table, &query, &place.token);
+            let response = self.send(request, Some(&page.account)).await?;
             let raw = response::page(&response)?;
             if let Some((behind, more)) = place.behind(&raw)? {
                 let token = Some(Position::Delta(behind).token()?);
@@ -201,7 +211,7 @@ impl HttpTransport {
             Some(link) => request::get(self.endpoints.next(&page.table, &link.0)?),
             None => request::query(&self.endpoints, &page.table, &page.query, page.include_deleted),
         };
-        let raw = response::page(&self.send(request).await?)?;
+        let raw = response::page(&self.send(request, Some(&page.account)).await?)?;
         let token = raw.next_link.as_ref().map(|link| DeltaToken(link.as_str().into()));
         let more = token.is_some();
         Ok(page_of(raw, token, more))
@@ -212,7 +222,7 @@ impl HttpTransport {
             Ok(request) => request,
             Err(error) => return PushOutcome::Failed(error),
         };
-        match self.send(request).await {
+        match self.send(request, Some(&operation.account)).await {
             Ok(response) => response::outcome(&response, &operation.id),
             Err(error) => PushOutcome::Failed(error),
         }
@@ -223,6 +233,9 @@ impl HttpTransport {
         let mut outcomes = Vec::with_capacity(operations.len());
         while outcomes.len() < operations.len() {
             let left = &operations[outcomes.len()..];
+            let account = &left[0].account;
+            let of_account = left.iter().take_while(|operation| operation.account == *account).count();
+            let left = &left[..of_account];
             let most = extensions.batch.map_or(1, |limits| limits.operations);
             let size = match self.known.batch.load(Ordering::Relaxed) {
                 0 => most,
@@ -243,7 +256,7 @@ impl HttpTransport {
             if extensions.gzip {
                 request = compression::compress(request);
             }
-            let answer = self.send(request).await.map(|response| batch::answer(&response, part));
+            let answer = self.send(request, Some(account)).await.map(|response| batch::answer(&response, part));
             let (found, next) = match answer {
                 Ok(batch::Answer::Each(found)) => (found, part.len().saturating_mul(2)),
                 Ok(batch::Answer::Refused) => (Vec::new(), part.len() / 2),
@@ -277,6 +290,13 @@ fn common(error: TransportError, operations: usize) -> Vec<PushOutcome> {
 
 #[async_trait]
 impl Transport for HttpTransport {
+    async fn account(&self, wanted: &str) -> Result<Option<Arc<str>>, TransportError> {
+        match &self.tokens {
+            Some(tokens) => tokens.account(&*self.clock, wanted).await,
+            None => Ok(None),
+        }
+    }
+
     async fn capabilities(&self) -> Result<Capabilities, TransportError> {
         let batch = self.extensions().await?.batch;
         Ok(Capabilities::default().with_batch(batch.map_or(1, |limits| limits.operations)))
@@ -290,7 +310,8 @@ impl Transport for HttpTransport {
     }
 
     async fn fetch(&self, row: &RowRequest) -> Result<Option<ServiceRow>, TransportError> {
-        let response = self.send(request::read(&self.endpoints, &row.table, &row.id, row.include_deleted)).await?;
+        let request = request::read(&self.endpoints, &row.table, &row.id, row.include_deleted);
+        let response = self.send(request, Some(&row.account)).await?;
         response::read(&response, &row.id)
     }
 

@@ -24,6 +24,8 @@ pub enum TransportCall {
     Push,
     /// What the service can do.
     Capabilities,
+    /// Who is signed in.
+    Account,
 }
 
 /// A transport that meets the faults of a script.
@@ -61,6 +63,10 @@ impl<T: Transport> FaultTransport<T> {
 impl<T: Transport> Transport for FaultTransport<T> {
     async fn capabilities(&self) -> Result<Capabilities, TransportError> {
         self.call(TransportCall::Capabilities, self.inner.capabilities()).await?
+    }
+
+    async fn account(&self, wanted: &str) -> Result<Option<Arc<str>>, TransportError> {
+        self.call(TransportCall::Account, self.inner.account(wanted)).await?
     }
 
     async fn fetch_page(&self, request: &PageRequest) -> Result<Page, TransportError> {

@@ -12,6 +12,7 @@ use crate::{
     config::SyncConfig,
     engine::{
         Engine,
+        account::Present,
         committer::Committer,
         conflict::Resolve,
         table::{Table, Tables},
@@ -181,7 +182,8 @@ impl ClientBuilder {
         let tables = Arc::new(Tables(tables));
         let specs: Vec<TableSpec> = tables.0.values().map(|table| table_spec(&table.schema)).collect();
         let outdated = store.open(&specs).await?;
-        let committer = Committer::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&tables));
+        let present = Present::load(&*store).await?;
+        let committer = Committer::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&tables), present);
         for outdated in &outdated {
             if let Some(spec) = specs.iter().find(|spec| spec.table == outdated.table) {
                 reindex(&*store, &committer, outdated, spec, &self.told).await?;
@@ -197,9 +199,8 @@ impl ClientBuilder {
             committer,
             crossing: Arc::default(),
             events: crate::events::Events::default(),
-            pushing: crate::engine::joined::Joined::default(),
+            pushing: std::sync::Mutex::default(),
             pulling: std::sync::Mutex::default(),
-            account: std::sync::Mutex::new(DEFAULT_ACCOUNT.into()),
         };
         Ok(DatasyncClient { engine: Arc::new(engine) })
     }

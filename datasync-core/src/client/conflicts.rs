@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::{
     client::{DatasyncClient, codec, pending},
     engine::{
+        account,
         committer::{Reads, Tx},
         conflict::{Outcome, Resolve, Sides, finish},
     },
@@ -226,6 +227,7 @@ impl DatasyncClient {
         let outcome = outcome(&conflict.key.id, resolution)?;
         let shown = conflict.clone();
         let plan = move |tx: &mut Tx<'_>| {
+            account::check(tx, &shown.key)?;
             let row = tx.row(&shown.key)?;
             let now = row.as_ref().and_then(|row| Conflict::of(&shown.key, row));
             let (Some(mut row), Some(now)) = (row, now) else {
@@ -249,10 +251,11 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`].
     pub async fn settled_losers(&self) -> Result<Vec<SettledLoser>, Error> {
+        let account = self.engine.account();
         let mut all: Vec<SettledLoser> = Vec::new();
         loop {
             let after = all.last().map(|loser| loser.id);
-            let page = self.engine.store.losers(&self.engine.account(), after, 1_000).await?;
+            let page = self.engine.store.losers(&account, after, 1_000).await?;
             if page.is_empty() {
                 return Ok(all);
             }

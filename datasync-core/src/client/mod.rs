@@ -1,5 +1,6 @@
 //! What an app uses: the client, its tables, and what waits for a person.
 
+mod account;
 mod builder;
 mod codec;
 mod conflicts;
@@ -117,7 +118,7 @@ impl DatasyncClient {
         for table in tables.iter().flatten() {
             self.engine.tables.get(table)?;
         }
-        push::push(&self.engine, tables, true).await
+        push::push(&self.engine, self.engine.account(), tables, true).await
     }
 
     /// What happens from now on.

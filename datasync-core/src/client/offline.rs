@@ -170,7 +170,7 @@ impl<E: SyncEntity> OfflineTable<E> {
     ///
     /// As there.
     pub async fn push_items(&self) -> Result<PushReport, Error> {
-        push::push(&self.engine, Some(vec![Arc::clone(&self.table.name)]), true).await
+        push::push(&self.engine, self.engine.account(), Some(vec![Arc::clone(&self.table.name)]), true).await
     }
 
     /// Removes rows from this device only, with the delta tokens of the scopes that held them: a later pull gets them

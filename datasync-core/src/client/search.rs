@@ -23,9 +23,9 @@ pub struct Rows<T> {
     pub total: Option<u64>,
 }
 
-fn scan(engine: &Engine, table: &Table, access: &Access, range: KeyRange) -> ScanRequest {
+fn scan(account: &Arc<str>, table: &Table, access: &Access, range: KeyRange) -> ScanRequest {
     ScanRequest {
-        account: engine.account(),
+        account: Arc::clone(account),
         table: Arc::clone(&table.name),
         index: access.index.clone(),
         range,
@@ -86,6 +86,8 @@ pub(crate) async fn search(
     table: &Table,
     query: &QueryDescription,
 ) -> Result<Rows<(Arc<str>, Record)>, Error> {
+    // One account from the first page to the last.
+    let account = engine.account();
     let evaluator = Evaluator::new(query, &table.schema).map_err(invalid_query)?;
     let access = plan(query, &table.schema);
     let skip = usize::try_from(query.skip).unwrap_or(usize::MAX);
@@ -96,7 +98,7 @@ pub(crate) async fn search(
     // Of the first rows no more are read than are wanted, and one that tells where they end.
     let mut limit = if access.sorted == Sorted::Not { CHUNK } else { wanted.saturating_add(1).min(CHUNK) };
     'ranges: for range in &access.ranges {
-        let mut request = scan(engine, table, &access, range.clone());
+        let mut request = scan(&account, table, &access, range.clone());
         loop {
             if enough(&found) {
                 break 'ranges;
@@ -125,11 +127,12 @@ pub(crate) async fn search(
 pub(crate) async fn count(engine: &Engine, table: &Table, query: &QueryDescription) -> Result<u64, Error> {
     let (filter, include_deleted) = (query.filter.clone(), query.include_deleted);
     let counted = QueryDescription { filter, count: true, include_deleted, ..QueryDescription::default() };
+    let account = engine.account();
     let evaluator = Evaluator::new(&counted, &table.schema).map_err(invalid_query)?;
     let access = plan(&counted, &table.schema);
     let mut total = 0;
     for range in &access.ranges {
-        let mut request = scan(engine, table, &access, range.clone());
+        let mut request = scan(&account, table, &access, range.clone());
         loop {
             let page = engine.store.scan(&request).await?;
             for (id, record) in page.records.iter().filter(|(_, record)| is_wanted(query, record)) {

@@ -11,7 +11,7 @@
 
 use crate::{
     body,
-    engine::{committer::Tx, table::Table},
+    engine::{account, committer::Tx, table::Table},
     error::{Error, ErrorKind},
     row::{Body, Hold, Operation, OperationKind, ParkReason, Phase, Record, Row, RowKey},
 };
@@ -27,6 +27,7 @@ pub(crate) enum Change {
 
 /// Applies a local write, and returns the body that is stored.
 pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<Option<Body>, Error> {
+    account::check(tx, key)?;
     let mut row = tx.row(key)?.unwrap_or_default();
     let stored = match (change, &row.record) {
         (Change::Insert(_), Some(_)) => {

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::{
     clock::{Clock, ordered_id, random_key},
-    engine::{table::Tables, watch::Watchers},
+    engine::{account::Present, table::Tables, watch::Watchers},
     error::{Error, ErrorKind},
     query::index_keys,
     row::{Row, RowKey, SettledLoser},
@@ -81,6 +81,7 @@ struct Overlay {
     indexed: Vec<Indexed>,
     last_place: u64,
     raise_generation: bool,
+    present: Option<Arc<str>>,
 }
 
 impl Overlay {
@@ -95,6 +96,7 @@ impl Overlay {
         self.remove_losers.extend(other.remove_losers);
         self.indexed.extend(other.indexed);
         self.last_place = other.last_place;
+        self.present = other.present.or(self.present.take());
     }
 
     /// Takes back what was written before everything of an account or table was removed.
@@ -124,6 +126,7 @@ impl Overlay {
             && self.notes.is_empty()
             && self.clear.is_empty()
             && !self.raise_generation
+            && self.present.is_none()
             && self.add_losers.is_empty()
             && self.remove_losers.is_empty()
             && self.indexed.is_empty()
@@ -136,6 +139,7 @@ struct Snapshot {
     tokens: BTreeMap<ScopeKey, Option<DeltaToken>>,
     notes: BTreeMap<Arc<str>, Option<Note>>,
     head: Head,
+    present: Arc<str>,
 }
 
 /// The state that a plan reads and writes.
@@ -214,6 +218,16 @@ impl Tx<'_> {
     /// The generation of the store (I13).
     pub(crate) fn generation(&self) -> u64 {
         self.snapshot.head.generation + u64::from(self.group.raise_generation) + u64::from(self.own.raise_generation)
+    }
+
+    /// The account that is shown.
+    pub(crate) fn present(&self) -> Arc<str> {
+        Arc::clone(self.own.present.as_ref().or(self.group.present.as_ref()).unwrap_or(&self.snapshot.present))
+    }
+
+    /// Shows another account, once this is committed.
+    pub(crate) fn set_present(&mut self, account: Arc<str>) {
+        self.own.present = Some(account);
     }
 
     pub(crate) fn new_place(&mut self) -> u64 {
@@ -297,6 +311,7 @@ pub(crate) struct Committer {
     clock: Arc<dyn Clock>,
     tables: Arc<Tables>,
     watchers: Arc<Watchers>,
+    present: Arc<Present>,
     state: Mutex<State>,
 }
 
@@ -307,8 +322,25 @@ impl fmt::Debug for Committer {
 }
 
 impl Committer {
-    pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, tables: Arc<Tables>) -> Committer {
-        Committer { store, clock, tables, watchers: Arc::default(), state: Mutex::default() }
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        tables: Arc<Tables>,
+        present: Present,
+    ) -> Committer {
+        Committer {
+            store,
+            clock,
+            tables,
+            watchers: Arc::default(),
+            present: Arc::new(present),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The account that is shown.
+    pub(crate) fn present(&self) -> &Present {
+        &self.present
     }
 
     /// Who waits for rows to change.
@@ -369,6 +401,7 @@ impl Committer {
             clock: Arc::clone(&self.clock),
             tables: Arc::clone(&self.tables),
             watchers: Arc::clone(&self.watchers),
+            present: Arc::clone(&self.present),
         };
         let group = run(engine, members, head).boxed().shared();
         state.running = Some(group.clone());
@@ -394,6 +427,7 @@ struct Engine {
     clock: Arc<dyn Clock>,
     tables: Arc<Tables>,
     watchers: Arc<Watchers>,
+    present: Arc<Present>,
 }
 
 /// Runs one group; returns the head that it leaves, if that is known.
@@ -416,9 +450,13 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
     for _ in 0..MAX_ROUNDS {
         let known = match head {
             Some(head) => head,
-            None => store.head().await?,
+            None => {
+                let known = store.head().await?;
+                engine.present.reload(store).await?;
+                known
+            }
         };
-        let snapshot = read(store, wanted(members), known).await?;
+        let snapshot = read(store, wanted(members), known, engine.present.get()).await?;
         let mut group = Overlay { last_place: known.last_place, ..Overlay::default() };
         for member in members.iter_mut() {
             let own = Overlay { last_place: group.last_place, ..Overlay::default() };
@@ -439,8 +477,14 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
         };
         let under_way = engine.watchers.commit();
         if commit(store, &engine.tables, &group, next).await? {
-            let before = |key: &RowKey| snapshot.rows.get(key).and_then(Option::as_ref);
-            under_way.made(group.rows.iter().map(|(key, after)| (key, before(key), after.as_ref())));
+            let everybody = group.present.is_some() || !group.clear.is_empty();
+            if let Some(account) = group.present {
+                engine.present.set(account);
+            }
+            if !everybody {
+                let before = |key: &RowKey| snapshot.rows.get(key).and_then(Option::as_ref);
+                under_way.made(group.rows.iter().map(|(key, after)| (key, before(key), after.as_ref())));
+            }
             return Ok(next);
         }
         under_way.failed();
@@ -458,7 +502,7 @@ fn wanted(members: &[Box<dyn Member>]) -> Reads {
     Reads { rows: rows.into_iter().collect(), tokens: tokens.into_iter().collect(), notes: notes.into_iter().collect() }
 }
 
-async fn read(store: &dyn Store, wanted: Reads, head: Head) -> Result<Snapshot, Error> {
+async fn read(store: &dyn Store, wanted: Reads, head: Head, present: Arc<str>) -> Result<Snapshot, Error> {
     let Reads { rows: keys, tokens: scopes, notes: names } = wanted;
     let rows = if keys.is_empty() { Vec::new() } else { store.get(&keys).await? };
     let notes = if names.is_empty() { Vec::new() } else { store.notes(&names).await? };
@@ -468,7 +512,7 @@ async fn read(store: &dyn Store, wanted: Reads, head: Head) -> Result<Snapshot, 
         tokens.insert(scope, token);
     }
     let (rows, notes) = (keys.into_iter().zip(rows).collect(), names.into_iter().zip(notes).collect());
-    Ok(Snapshot { rows, tokens, notes, head })
+    Ok(Snapshot { rows, tokens, notes, head, present })
 }
 
 /// Commits the group as `next`. False if another commit took that number: then everything must be planned again.

@@ -3,6 +3,7 @@
 //! `change`, `conflict`, `answer` and `page` decide about one row and touch nothing else; `committer` is the only
 //! caller of `Store::commit`; `push` and `pull` talk to the transport and never hold a lock while they do.
 
+pub(crate) mod account;
 pub(crate) mod answer;
 pub(crate) mod change;
 pub(crate) mod committer;
@@ -20,7 +21,7 @@ pub(crate) mod wave;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use crate::{
@@ -40,6 +41,9 @@ use crate::{
     transport::{RowRequest, ServiceRow, Transport, TransportError},
 };
 
+/// One run of a push, shared by the callers of its account.
+pub(crate) type PushRun = Joined<Result<PushReport, Error>, push::Target>;
+
 /// One run of a pull, shared by the callers of its scope.
 pub(crate) type PullRun = Joined<Result<PullReport, Error>, ()>;
 
@@ -54,17 +58,11 @@ pub(crate) struct Engine {
     pub(crate) committer: Committer,
     pub(crate) crossing: Arc<Crossing>,
     pub(crate) events: Events,
-    pub(crate) pushing: Joined<Result<PushReport, Error>, push::Target>,
+    pub(crate) pushing: Mutex<BTreeMap<Arc<str>, Arc<PushRun>>>,
     pub(crate) pulling: Mutex<BTreeMap<(ScopeKey, String), Arc<PullRun>>>,
-    pub(crate) account: Mutex<Arc<str>>,
 }
 
 impl Engine {
-    /// The account whose rows are shown and sent.
-    pub(crate) fn account(&self) -> Arc<str> {
-        Arc::clone(&self.account.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     pub(crate) fn key(&self, table: &Table, id: impl Into<Arc<str>>) -> RowKey {
         RowKey { account: self.account(), table: Arc::clone(&table.name), id: id.into() }
     }

@@ -60,13 +60,18 @@ pub(crate) enum ImplicitPush {
 /// Pulls the rows of the query. Pending changes of the table are pushed first; a pull of the scope that is under way
 /// is joined.
 pub(crate) async fn pull(engine: &Arc<Engine>, table: &Arc<Table>, wanted: Wanted) -> Result<PullReport, Error> {
-    if wanted.push != ImplicitPush::Nothing && pending(engine, &table.name).await? {
+    let account = engine.account();
+    // A sign-in that was refused is tried with the first page and not with operations.
+    if wanted.push != ImplicitPush::Nothing
+        && pending(engine, &account, &table.name).await?
+        && engine.paused(&account).await?.is_none()
+    {
         let tables = (wanted.push == ImplicitPush::Table).then(|| vec![Arc::clone(&table.name)]);
         // Whatever becomes of single operations, the pull goes on; an error here is the network's or the sign-in's.
-        push::push(engine, tables, false).await?;
+        push::push(engine, Arc::clone(&account), tables, false).await?;
     }
     let query = scope::pulled(&wanted.query);
-    let scope = scope::scope(engine.account(), table, &query, wanted.query_id.as_deref());
+    let scope = scope::scope(account, table, &query, wanted.query_id.as_deref());
     // Callers who name the same scope and mean another query do not share a run.
     let slot = {
         let mut pulling = engine.pulling.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -79,9 +84,9 @@ pub(crate) async fn pull(engine: &Arc<Engine>, table: &Arc<Table>, wanted: Wante
     slot.join((), move |requests| run.all(requests).boxed()).await
 }
 
-async fn pending(engine: &Engine, table: &Arc<str>) -> Result<bool, Error> {
+async fn pending(engine: &Engine, account: &Arc<str>, table: &Arc<str>) -> Result<bool, Error> {
     let tables = Some(vec![Arc::clone(table)]);
-    let request = OperationsRequest { account: engine.account(), tables, after: 0, limit: 1 };
+    let request = OperationsRequest { account: Arc::clone(account), tables, after: 0, limit: 1 };
     Ok(!engine.store.operations(&request).await?.is_empty())
 }
 
@@ -108,6 +113,10 @@ impl Run {
             requests.take();
             match self.pass().await {
                 Err(error) if error.kind() == ErrorKind::Overtaken && requests.waiting() => continue,
+                Err(error) if error.is_refused_sign_in() => {
+                    self.engine.pause(&self.scope.account).await?;
+                    return Err(error);
+                }
                 other => other?,
             }
             if requests.close() {
@@ -120,11 +129,18 @@ impl Run {
 
     /// From the stored token to the end, and a check of the rows if the scope was begun again.
     async fn pass(&mut self) -> Result<(), Error> {
+        let account = &self.scope.account;
+        self.engine.check_present(account)?;
+        self.engine.check_sign_in(account).await?;
+        let paused = self.engine.paused(account).await?.is_some();
         let generation = self.engine.store.head().await?.generation;
         let mut stored = self.begin(generation).await?;
         let mut total = None;
         let mut done = 0;
         let mut next = Some(self.fetch(true, stored.clone()).await?);
+        if paused {
+            self.engine.resume(account).await?;
+        }
         let mut pages = 0;
         let mut complete = true;
         while let Some((page, request)) = next.take() {
@@ -345,6 +361,10 @@ impl PagePlan {
     }
 
     fn run(&self, tx: &mut Tx<'_>) -> Result<Planned, Error> {
+        if tx.present() != self.scope.account {
+            let message = format!("the pull of `{}` ended because another account has signed in", self.table.name);
+            return Err(Error::new(ErrorKind::OtherAccount, message));
+        }
         if tx.token(&self.scope)? != self.expected || tx.generation() != self.generation {
             return Err(overtaken(&self.table.name));
         }

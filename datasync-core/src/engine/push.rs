@@ -1,13 +1,17 @@
 //! A push: wave after wave of operations, until nothing that was asked for can be sent (DESIGN.md section 6).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use futures::FutureExt;
 use jiff::Timestamp;
 
 use crate::{
     engine::{Engine, joined::Requests, wave},
-    error::Error,
+    error::{Error, ErrorKind},
     events::SyncEvent,
     report::PushReport,
     row::{Hold, Operation, RowKey},
@@ -28,23 +32,37 @@ pub(crate) struct Target {
     explicit: bool,
 }
 
-/// Pushes the operations that are queued in `tables` now. A push under way is joined.
+/// Pushes the operations of the account that are queued in `tables` now. A push of it under way is joined.
 pub(crate) async fn push(
     engine: &Arc<Engine>,
+    account: Arc<str>,
     tables: Option<Vec<Arc<str>>>,
     explicit: bool,
 ) -> Result<PushReport, Error> {
     let last_place = engine.store.head().await?.last_place;
     let target = Target { tables, last_place, explicit };
+    let slot = {
+        let mut pushing = engine.pushing.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(pushing.entry(Arc::clone(&account)).or_default())
+    };
     let shared = Arc::clone(engine);
-    engine.pushing.join(target, move |requests| run(shared, requests).boxed()).await
+    slot.join(target, move |requests| run(shared, account, requests).boxed()).await
 }
 
-async fn run(engine: Arc<Engine>, requests: Requests<Target>) -> Result<PushReport, Error> {
+async fn run(engine: Arc<Engine>, account: Arc<str>, requests: Requests<Target>) -> Result<PushReport, Error> {
+    let paused = engine.paused(&account).await?.is_some();
+    let pushed = waves(&engine, Run { account: Arc::clone(&account), paused, ..Run::default() }, &requests).await;
+    if pushed.as_ref().is_err_and(Error::is_refused_sign_in) {
+        engine.pause(&account).await?;
+    }
+    pushed
+}
+
+async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) -> Result<PushReport, Error> {
     engine.events.emit(|| SyncEvent::PushStarted);
-    let mut run = Run { account: engine.account(), ..Run::default() };
     let mut capabilities = None;
     loop {
+        engine.check_present(&run.account)?;
         let asked = requests.take();
         if !asked.is_empty() {
             run.call += 1;
@@ -52,15 +70,24 @@ async fn run(engine: Arc<Engine>, requests: Requests<Target>) -> Result<PushRepo
             run.targets.extend(asked.into_iter().map(|target| (call, target)));
             run.after = 0;
         }
-        let selected = run.select(&engine).await?;
+        let selected = run.select(engine).await?;
         if !selected.is_empty() {
             let batch = match capabilities {
                 Some(batch) => batch,
-                // A service that cannot say so now is sent one operation after the other.
-                None => *capabilities.insert(engine.transport.capabilities().await.unwrap_or_default().batch.max(1)),
+                None => {
+                    run.check_pause()?;
+                    engine.check_sign_in(&run.account).await?;
+                    // A service that cannot say so now is sent one operation after the other.
+                    *capabilities.insert(engine.transport.capabilities().await.unwrap_or_default().batch.max(1))
+                }
             };
-            let again = wave::send(&engine, &mut run.progress, selected, batch).await?;
+            let answered = run.progress.answered();
+            let again = wave::send(engine, &mut run.progress, selected, batch).await?;
             run.again |= again;
+            if run.paused && run.progress.answered() > answered {
+                engine.resume(&run.account).await?;
+                run.paused = false;
+            }
         } else if std::mem::take(&mut run.again) {
             run.after = 0;
         } else if requests.close() {
@@ -81,10 +108,21 @@ struct Run {
     after: u64,
     /// Whether an operation that was passed may be sent after all.
     again: bool,
+    /// Whether the service has refused the account's last sign-in.
+    paused: bool,
     progress: wave::Progress,
 }
 
 impl Run {
+    /// Nothing is sent by itself with a sign-in that was refused (I9).
+    fn check_pause(&self) -> Result<(), Error> {
+        if self.paused && !self.targets.iter().any(|(_, target)| target.explicit) {
+            let message = "the service has refused the sign-in: sign in again, or push to try this one again";
+            return Err(Error::new(ErrorKind::Unauthenticated, message));
+        }
+        Ok(())
+    }
+
     /// The next operations that may be sent, at most a wave of them and at most one a row.
     async fn select(&mut self, engine: &Engine) -> Result<Vec<(RowKey, Operation)>, Error> {
         let limit = engine.settings.wave_size;

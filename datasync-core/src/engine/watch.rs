@@ -67,7 +67,7 @@ impl Watchers {
         watcher
     }
 
-    /// A commit is about to be made. Whoever waits is woken if its outcome stays unknown.
+    /// A commit is about to be made. Whoever waits is woken if its outcome stays unknown, or nobody says what it changed.
     pub(crate) fn commit(&self) -> Commit<'_> {
         Commit { watchers: self, known: false }
     }

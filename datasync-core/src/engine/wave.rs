@@ -51,6 +51,14 @@ pub(crate) struct Progress {
     done: u64,
 }
 
+impl Progress {
+    /// How many operations have got a final answer.
+    pub(crate) fn answered(&self) -> u64 {
+        let report = &self.report;
+        report.pushed + report.settled + report.conflicts + report.parked
+    }
+}
+
 /// An operation on its way.
 #[derive(Clone, Debug)]
 struct Sent {
@@ -225,9 +233,11 @@ fn classify(engine: &Engine, sent: &Sent, outcome: PushOutcome) -> Classed {
         PushOutcome::Gone => Answer::Conflict(None),
         PushOutcome::NotFound => return Classed::NotFound,
         PushOutcome::Failed(error) => {
-            use TransportErrorKind::{Connect, Forbidden, Protocol, Rejected, Server, Unauthenticated};
+            use TransportErrorKind::{
+                Connect, Forbidden, OtherAccount, Protocol, Rejected, Server, Unauthenticated,
+            };
             match error.kind() {
-                Connect | Unauthenticated => return Classed::Ends(Answer::NotSent, error.into()),
+                Connect | OtherAccount | Unauthenticated => return Classed::Ends(Answer::NotSent, error.into()),
                 Forbidden | Rejected => Answer::Refused { status: error.status(), message: error.to_string() },
                 kind => {
                     let failures = sent.attempts.saturating_add(1);
@@ -292,7 +302,7 @@ async fn show(engine: &Engine, table: &Arc<str>, asked: &[Sent]) -> Result<BTree
     let ids = asked.iter().map(|sent| Literal::Text(sent.key.id.as_ref().to_owned())).collect();
     let filter = Expr::In(Box::new(Expr::Field(crate::schema::ID.to_owned())), ids);
     let mut request = PageRequest {
-        account: engine.account(),
+        account: Arc::clone(&asked[0].key.account),
         table: Arc::clone(table),
         purpose: Purpose::Query,
         query: QueryDescription { filter: Some(filter), ..QueryDescription::default() },
