@@ -20,7 +20,6 @@ use crate::{
     entity::SyncEntity,
     error::{Error, ErrorKind},
     query::table_spec,
-    row::DEFAULT_ACCOUNT,
     schema::{ID, TableSchema},
     store::{Store, TableSpec},
     transport::Transport,

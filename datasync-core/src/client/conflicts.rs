@@ -197,7 +197,7 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`].
     pub async fn conflicts(&self) -> Result<Vec<Conflict>, Error> {
-        let queued = pending::queued(&self.engine, None).await?;
+        let queued = pending::queued(&self.engine, self.engine.account(), None).await?;
         let mut conflicts = Vec::new();
         for part in queued.chunks(1_000) {
             let keys: Vec<RowKey> = part.iter().map(|queued| queued.key.clone()).collect();

@@ -44,6 +44,9 @@ pub enum PendingState {
     Conflict(String),
     /// The service refused it, or failed at it too often: edit the row, retry or discard.
     Parked(String),
+    /// The service has refused the sign-in of the account: it is sent after the next
+    /// [`sign_in`](DatasyncClient::sign_in), or by an explicit push.
+    Paused,
     /// An unsent body that lost a conflict, kept as a settled loser.
     Loser,
 }
@@ -68,11 +71,23 @@ impl PendingChange {
             in_doubt: operation.in_doubt(),
         }
     }
+
+    /// As it is while the sign-in of its account is refused.
+    fn paused(mut self) -> PendingChange {
+        if matches!(self.state, PendingState::Ready | PendingState::Waiting(_)) {
+            self.state = PendingState::Paused;
+        }
+        self
+    }
 }
 
 /// Every queued operation of these tables, in order.
-pub(crate) async fn queued(engine: &Engine, tables: Option<Vec<Arc<str>>>) -> Result<Vec<QueuedOperation>, Error> {
-    let mut request = OperationsRequest { account: engine.account(), tables, after: 0, limit: 1_000 };
+pub(crate) async fn queued(
+    engine: &Engine,
+    account: Arc<str>,
+    tables: Option<Vec<Arc<str>>>,
+) -> Result<Vec<QueuedOperation>, Error> {
+    let mut request = OperationsRequest { account, tables, after: 0, limit: 1_000 };
     let mut all = Vec::new();
     loop {
         let page = engine.store.operations(&request).await?;
@@ -91,8 +106,11 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`].
     pub async fn pending(&self) -> Result<Vec<PendingChange>, Error> {
-        let queued = queued(&self.engine, None).await?;
-        Ok(queued.iter().map(|queued| PendingChange::of(&queued.key, &queued.operation)).collect())
+        let account = self.engine.account();
+        let paused = self.engine.paused(&account).await?.is_some();
+        let queued = queued(&self.engine, account, None).await?;
+        let change = |queued: &QueuedOperation| PendingChange::of(&queued.key, &queued.operation);
+        Ok(queued.iter().map(change).map(|change| if paused { change.paused() } else { change }).collect())
     }
 
     /// Makes the parked or waiting change of a row ready again; the next push sends it.
@@ -103,6 +121,7 @@ impl DatasyncClient {
     /// use [`resolve`](DatasyncClient::resolve).
     pub async fn retry(&self, table: &str, id: &str) -> Result<(), Error> {
         let key = self.pending_key(table, id)?;
+        let reads = Reads::row(key.clone());
         let plan = move |tx: &mut Tx<'_>| {
             let mut row = queued_row(tx, &key)?;
             if matches!(&row.operations[0].hold, Hold::Parked(parked) if parked.reason == ParkReason::Conflict) {
@@ -114,7 +133,7 @@ impl DatasyncClient {
             tx.put(&key, row);
             Ok(())
         };
-        self.engine.committer.commit(Reads::row(self.pending_key(table, id)?), plan).await
+        self.engine.committer.commit(reads, plan).await
     }
 
     /// Drops the queued changes of a row: it goes back to the service's copy that they started from.

@@ -143,7 +143,9 @@ impl<E: SyncEntity> OfflineTable<E> {
     pub async fn verify_items(&self, options: impl Into<PullOptions<E>>) -> Result<VerifyReport, Error> {
         let wanted = options.into().wanted(&self.table)?;
         let query = scope::pulled(&wanted.query);
-        let scope = scope::scope(self.engine.account(), &self.table, &query, wanted.query_id.as_deref());
+        let account = self.engine.account();
+        self.engine.check_sign_in(&account).await?;
+        let scope = scope::scope(account, &self.table, &query, wanted.query_id.as_deref());
         verify::verify(&self.engine, &self.table, &scope, &query, false).await
     }
 }
@@ -163,7 +165,11 @@ impl DatasyncClient {
             None => known.0.values().cloned().collect(),
             Some(names) => names.iter().map(|name| known.get(name).cloned()).collect::<Result<_, _>>()?,
         };
-        push::push(&self.engine, names, false).await?;
+        let account = self.engine.account();
+        // A sign-in that was refused is tried with the first page and not with operations.
+        if self.engine.paused(&account).await?.is_none() {
+            push::push(&self.engine, account, names, false).await?;
+        }
         let pulls = chosen.into_iter().map(|table| pull_configured(&self.engine, table));
         let done: Vec<_> = stream::iter(pulls).buffered(self.engine.settings.parallel_pulls).collect().await;
         done.into_iter().collect()

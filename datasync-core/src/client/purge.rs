@@ -65,7 +65,7 @@ pub(crate) async fn purge(
     let whole = query == QueryDescription::default();
     let mut ids: BTreeSet<Arc<str>> = search(engine, table, &query).await?.rows.into_iter().map(|(id, _)| id).collect();
     if whole {
-        let queued = queued(engine, Some(vec![Arc::clone(&table.name)])).await?;
+        let queued = queued(engine, engine.account(), Some(vec![Arc::clone(&table.name)])).await?;
         ids.extend(queued.into_iter().map(|queued| queued.key.id));
     }
     let losers = losers(engine, table, if whole { None } else { Some(&ids) }).await?;

@@ -12,9 +12,12 @@
 use std::{fmt, ops::Bound, sync::Arc};
 
 use crate::{
-    engine::committer::{Committer, Reads, Tx},
+    engine::{
+        account,
+        committer::{Committer, Reads, Tx},
+    },
     error::Error,
-    row::{DEFAULT_ACCOUNT, RowKey},
+    row::RowKey,
     store::{Direction, Indexed, Outdated, ScanRequest, Store, TableSpec},
 };
 
@@ -50,8 +53,8 @@ pub(super) async fn reindex(
     spec: &TableSpec,
     told: &Told,
 ) -> Result<(), Error> {
-    let mut request = ScanRequest {
-        account: DEFAULT_ACCOUNT.into(),
+    let of = |account: &Arc<str>| ScanRequest {
+        account: Arc::clone(account),
         table: Arc::clone(&spec.table),
         index: None,
         range: (Bound::Unbounded, Bound::Unbounded),
@@ -60,38 +63,55 @@ pub(super) async fn reindex(
         limit: PAGE,
         filter: None,
     };
-    let total = store.count(&request).await?;
-    if let Some(done) = &outdated.done {
-        request.range.0 = Bound::Excluded(done.as_bytes().to_vec());
+    let mut requests: Vec<ScanRequest> = account::all(store).await?.iter().map(of).collect();
+    let mut total = 0;
+    for request in &requests {
+        total += store.count(request).await?;
     }
-    let mut done = total - store.count(&request).await?.min(total);
+    if let (Some(done), Some(last)) = (&outdated.done, requests.last_mut()) {
+        // Where it goes on is noted in the last account only: those before it are done.
+        last.range.0 = Bound::Excluded(done.as_bytes().to_vec());
+        requests.drain(..requests.len() - 1);
+    }
+    let mut left = 0;
+    for request in &requests {
+        left += store.count(request).await?;
+    }
+    let mut done = total - left.min(total);
     let tell = |done| {
         if let Some(told) = &told.0 {
             told(IndexProgress { table: Arc::clone(&spec.table), done, total });
         }
     };
     tell(done);
-    loop {
-        let page = store.scan(&request).await?;
-        done += page.records.len() as u64;
-        let rows: Vec<RowKey> =
-            page.records.into_iter().map(|(id, _)| RowKey::new(Arc::clone(&spec.table), id)).collect();
-        let up_to = page.next.as_ref().map(|next| Arc::clone(&next.id));
-        let (keys, indexed) = (rows.clone(), Indexed { spec: spec.clone(), done: up_to });
-        let plan = move |tx: &mut Tx<'_>| {
-            for key in &keys {
-                if let Some(row) = tx.row(key)? {
-                    tx.put(key, row);
+    let accounts = requests.len();
+    for (place, mut request) in requests.into_iter().enumerate() {
+        let last = place + 1 == accounts;
+        loop {
+            let page = store.scan(&request).await?;
+            done += page.records.len() as u64;
+            let key = |id| RowKey { account: Arc::clone(&request.account), table: Arc::clone(&spec.table), id };
+            let rows: Vec<RowKey> = page.records.into_iter().map(|(id, _)| key(id)).collect();
+            let up_to = page.next.as_ref().map(|next| Arc::clone(&next.id));
+            let (keys, indexed) = (rows.clone(), last.then(|| Indexed { spec: spec.clone(), done: up_to }));
+            let plan = move |tx: &mut Tx<'_>| {
+                for key in &keys {
+                    if let Some(row) = tx.row(key)? {
+                        tx.put(key, row);
+                    }
                 }
+                if let Some(indexed) = &indexed {
+                    tx.indexed(indexed.clone());
+                }
+                Ok(())
+            };
+            committer.commit(Reads::rows(rows), plan).await?;
+            tell(done);
+            match page.next {
+                Some(next) => request.after = Some(next),
+                None => break,
             }
-            tx.indexed(indexed.clone());
-            Ok(())
-        };
-        committer.commit(Reads::rows(rows), plan).await?;
-        tell(done);
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => return Ok(()),
         }
     }
+    Ok(())
 }

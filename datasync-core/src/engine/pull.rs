@@ -129,17 +129,17 @@ impl Run {
 
     /// From the stored token to the end, and a check of the rows if the scope was begun again.
     async fn pass(&mut self) -> Result<(), Error> {
-        let account = &self.scope.account;
-        self.engine.check_present(account)?;
-        self.engine.check_sign_in(account).await?;
-        let paused = self.engine.paused(account).await?.is_some();
+        let account = Arc::clone(&self.scope.account);
+        self.engine.check_present(&account)?;
+        self.engine.check_sign_in(&account).await?;
+        let paused = self.engine.paused(&account).await?.is_some();
         let generation = self.engine.store.head().await?.generation;
         let mut stored = self.begin(generation).await?;
         let mut total = None;
         let mut done = 0;
         let mut next = Some(self.fetch(true, stored.clone()).await?);
         if paused {
-            self.engine.resume(account).await?;
+            self.engine.resume(&account).await?;
         }
         let mut pages = 0;
         let mut complete = true;

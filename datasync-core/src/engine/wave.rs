@@ -89,7 +89,9 @@ pub(crate) async fn send(
     let mut flush = None;
     loop {
         while ended.is_none() && under_way.len() < engine.settings.parallel_operations {
-            if waiting.is_empty() {
+            let Some(next) = waiting.front() else { break };
+            if let Err(switched) = engine.check_present(&next.key.account) {
+                ended = Some(switched);
                 break;
             }
             let part = waiting.drain(..batch.min(waiting.len())).collect();
@@ -233,9 +235,7 @@ fn classify(engine: &Engine, sent: &Sent, outcome: PushOutcome) -> Classed {
         PushOutcome::Gone => Answer::Conflict(None),
         PushOutcome::NotFound => return Classed::NotFound,
         PushOutcome::Failed(error) => {
-            use TransportErrorKind::{
-                Connect, Forbidden, OtherAccount, Protocol, Rejected, Server, Unauthenticated,
-            };
+            use TransportErrorKind::{Connect, Forbidden, OtherAccount, Protocol, Rejected, Server, Unauthenticated};
             match error.kind() {
                 Connect | OtherAccount | Unauthenticated => return Classed::Ends(Answer::NotSent, error.into()),
                 Forbidden | Rejected => Answer::Refused { status: error.status(), message: error.to_string() },
