@@ -95,6 +95,12 @@ impl Serialize for Object<'_> {
     }
 }
 
+/// A field that holds text, as an id is written in JSON; `None` if it is missing, null or of another kind.
+pub(crate) fn text(body: &Body, name: &str) -> Option<String> {
+    let value = Object::parse(body).ok()?.get(name)?;
+    serde_json::from_str(value.get()).ok()
+}
+
 fn is_local(schema: &TableSchema, name: &str) -> bool {
     schema.field(name).is_some_and(|field| field.local)
 }

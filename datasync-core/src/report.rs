@@ -14,6 +14,8 @@ pub struct PushReport {
     pub parked: u64,
     /// Operations that will be tried again later.
     pub waiting: u64,
+    /// Operations that wait for another row, which waits itself or is parked.
+    pub blocked: u64,
 }
 
 /// What a pull has done.

@@ -15,11 +15,11 @@ use crate::{
         account::Present,
         committer::Committer,
         conflict::Resolve,
+        links,
         table::{Table, Tables},
     },
     entity::SyncEntity,
     error::{Error, ErrorKind},
-    query::table_spec,
     schema::{ID, TableSchema},
     store::{Store, TableSpec},
     transport::Transport,
@@ -161,7 +161,7 @@ impl ClientBuilder {
             let policy = self.config.policy(&name);
             let fingerprint = schema.fingerprint();
             let (pulled, query_id) = self.config.pulled(&name)?;
-            let table = Arc::new(Table {
+            let table = Table {
                 name: Arc::clone(&name),
                 schema,
                 fingerprint,
@@ -170,7 +170,9 @@ impl ClientBuilder {
                 query_id,
                 policy,
                 resolver,
-            });
+                parents: Vec::new(),
+                children: Vec::new(),
+            };
             if tables.insert(Arc::clone(&name), table).is_some() {
                 let message = format!("the table `{name}` was added twice");
                 return Err(Error::new(ErrorKind::InvalidConfig, message));
@@ -178,8 +180,10 @@ impl ClientBuilder {
         }
         let names: Vec<&str> = tables.keys().map(AsRef::as_ref).collect();
         self.config.check(&names)?;
+        links::connect(&mut tables)?;
+        let tables = tables.into_iter().map(|(name, table)| (name, Arc::new(table))).collect();
         let tables = Arc::new(Tables(tables));
-        let specs: Vec<TableSpec> = tables.0.values().map(|table| table_spec(&table.schema)).collect();
+        let specs: Vec<TableSpec> = tables.0.values().map(|table| table.spec()).collect();
         let outdated = store.open(&specs).await?;
         let present = Present::load(&*store).await?;
         let committer = Committer::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&tables), present);

@@ -10,6 +10,7 @@ use crate::{
         account,
         committer::{Reads, Tx},
         conflict::{Outcome, Resolve, Sides, finish},
+        links,
     },
     entity::SyncEntity,
     error::{Error, ErrorKind},
@@ -230,15 +231,17 @@ impl DatasyncClient {
             account::check(tx, &shown.key)?;
             let row = tx.row(&shown.key)?;
             let now = row.as_ref().and_then(|row| Conflict::of(&shown.key, row));
-            let (Some(mut row), Some(now)) = (row, now) else {
+            let (Some(before), Some(now)) = (row, now) else {
                 return Err(Error::conflict_changed(&format!("{:?} is no longer a conflict", shown.key), None));
             };
             if now.revision != shown.revision || now.service.version() != shown.service.version() {
                 let message = format!("{:?} has changed since the conflict was shown: look again", shown.key);
                 return Err(Error::conflict_changed(&message, Some(now)));
             }
+            let mut row = before.clone();
             finish(tx, &table, &shown.key, &mut row, now.service, outcome.clone());
             row.revision += 1;
+            links::settle(tx, &table, &shown.key, Some(&before), &row)?;
             tx.put(&shown.key, row);
             Ok(())
         };

@@ -4,6 +4,7 @@ mod account;
 mod builder;
 mod codec;
 mod conflicts;
+mod discard;
 mod offline;
 mod pending;
 mod pull;

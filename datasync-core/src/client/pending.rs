@@ -5,15 +5,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::{
-    body,
     client::DatasyncClient,
     engine::{
         Engine,
-        answer::{self, Answer, Effect},
         committer::{Reads, Tx},
     },
     error::{Error, ErrorKind},
-    row::{Hold, Operation, OperationKind, ParkReason, Phase, Record, Row, RowKey},
+    row::{Hold, Operation, OperationKind, ParkReason, Row, RowKey},
     store::{OperationsRequest, QueuedOperation},
 };
 
@@ -136,72 +134,13 @@ impl DatasyncClient {
         self.engine.committer.commit(reads, plan).await
     }
 
-    /// Drops the queued changes of a row: it goes back to the service's copy that they started from.
-    ///
-    /// If an attempt is in doubt the row is first fetched from the service, to learn what became of it.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`] if nothing is queued for the row; [`ErrorKind::Unreachable`] if an attempt is in doubt
-    /// and the service cannot be asked.
-    pub async fn discard(&self, table: &str, id: &str) -> Result<(), Error> {
-        let key = self.pending_key(table, id)?;
-        settle_doubt(&self.engine, &key).await?;
-        let table = Arc::clone(self.engine.tables.get(table)?);
-        let reads = Reads::row(key.clone());
-        let plan = move |tx: &mut Tx<'_>| {
-            let Some(mut row) = tx.row(&key)? else { return Ok(()) };
-            let Some(first) = row.operations.first() else { return Ok(()) };
-            if first.in_doubt() {
-                let message = format!("{key:?} is being sent: discard it when the push has ended");
-                return Err(Error::new(ErrorKind::Pending, message));
-            }
-            let shown = match &first.hold {
-                Hold::Parked(parked) => parked.conflict.clone(),
-                _ => None,
-            };
-            row.record = match shown {
-                Some(copy) => copy.live().map(|copy| {
-                    let ours = row.record.as_ref().map(|ours| &ours.body);
-                    Record { body: body::carry_local(&table.schema, &copy.body, ours), ..copy.clone() }
-                }),
-                None => row.base.take().filter(|base| !base.deleted),
-            };
-            row.base = None;
-            row.seen = None;
-            row.operations.clear();
-            row.revision += 1;
-            tx.put(&key, row);
-            Ok(())
-        };
-        self.engine.committer.commit(reads, plan).await
-    }
-
     pub(crate) fn pending_key(&self, table: &str, id: &str) -> Result<RowKey, Error> {
         Ok(self.engine.key(self.engine.tables.get(table)?, id))
     }
 }
 
-fn queued_row(tx: &Tx<'_>, key: &RowKey) -> Result<Row, Error> {
+pub(crate) fn queued_row(tx: &Tx<'_>, key: &RowKey) -> Result<Row, Error> {
     tx.row(key)?
         .filter(|row| !row.operations.is_empty())
         .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("nothing is queued for {key:?}")))
-}
-
-/// Learns the outcome of an operation in doubt by fetching its row (I5).
-async fn settle_doubt(engine: &Engine, key: &RowKey) -> Result<(), Error> {
-    let read = Reads::row(key.clone());
-    let wanted = key.clone();
-    let first = engine.committer.commit(read, move |tx| Ok(queued_row(tx, &wanted)?.operations[0].clone())).await?;
-    if first.phase != Phase::InDoubt {
-        return Ok(());
-    }
-    let copy = engine.fetch(key).await?;
-    let table = Arc::clone(engine.tables.get(&key.table)?);
-    let (reads, key) = (Reads::row(key.clone()), key.clone());
-    let answer = Answer::ConflictThenFetched(copy);
-    let plan = move |tx: &mut Tx<'_>| answer::apply(tx, &table, &key, first.place, true, &answer);
-    let effect: Effect = engine.committer.commit(reads, plan).await?;
-    drop(effect);
-    Ok(())
 }

@@ -18,7 +18,7 @@ use crate::{
     },
     error::Error,
     row::RowKey,
-    store::{Direction, Indexed, Outdated, ScanRequest, Store, TableSpec},
+    store::{Direction, Indexed, OperationsRequest, Outdated, ScanRequest, Store, TableSpec},
 };
 
 /// How many rows one commit indexes again.
@@ -87,6 +87,7 @@ pub(super) async fn reindex(
     let accounts = requests.len();
     for (place, mut request) in requests.into_iter().enumerate() {
         let last = place + 1 == accounts;
+        queued(store, committer, spec, &request.account).await?;
         loop {
             let page = store.scan(&request).await?;
             done += page.records.len() as u64;
@@ -114,4 +115,26 @@ pub(super) async fn reindex(
         }
     }
     Ok(())
+}
+
+/// Rows whose deletion is queued have no record, and so no scan shows them; their parents must find them all the same.
+async fn queued(store: &dyn Store, committer: &Committer, spec: &TableSpec, account: &Arc<str>) -> Result<(), Error> {
+    let (account, tables) = (Arc::clone(account), Some(vec![Arc::clone(&spec.table)]));
+    let mut request = OperationsRequest { account, tables, after: 0, limit: PAGE };
+    loop {
+        let page = store.operations(&request).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        request.after = last.operation.place;
+        let rows: Vec<RowKey> = page.into_iter().map(|queued| queued.key).collect();
+        let keys = rows.clone();
+        let plan = move |tx: &mut Tx<'_>| {
+            for key in &keys {
+                if let Some(row) = tx.row(key)? {
+                    tx.put(key, row);
+                }
+            }
+            Ok(())
+        };
+        committer.commit(Reads::rows(rows), plan).await?;
+    }
 }

@@ -9,6 +9,7 @@ use crate::{
         change::refuse,
         committer::Tx,
         conflict::{Settled, settle},
+        links,
         table::Table,
     },
     row::{Body, Hold, OperationKind, ParkReason, Parked, Phase, Record, Row, RowKey, ServiceCopy, Tombstone},
@@ -61,13 +62,15 @@ pub(crate) fn apply(
     doubted: bool,
     answer: &Answer,
 ) -> Result<Effect, crate::error::Error> {
-    let Some(mut row) = tx.row(key)? else { return Ok(Effect::Vanished) };
+    let Some(before) = tx.row(key)? else { return Ok(Effect::Vanished) };
+    let mut row = before.clone();
     if !row.operations.first().is_some_and(|operation| operation.place == place && operation.in_doubt()) {
         return Ok(Effect::Vanished);
     }
     let effect = decide(tx, table, key, &mut row, doubted, answer);
     if !matches!(effect, Effect::Fetch) {
         row.revision += 1;
+        links::settle(tx, table, key, Some(&before), &row)?;
         tx.put(key, row);
     }
     Ok(effect)

@@ -11,7 +11,7 @@
 
 use crate::{
     body,
-    engine::{account, committer::Tx, table::Table},
+    engine::{account, committer::Tx, links, table::Table},
     error::{Error, ErrorKind},
     row::{Body, Hold, Operation, OperationKind, ParkReason, Phase, Record, Row, RowKey},
 };
@@ -28,7 +28,8 @@ pub(crate) enum Change {
 /// Applies a local write, and returns the body that is stored.
 pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<Option<Body>, Error> {
     account::check(tx, key)?;
-    let mut row = tx.row(key)?.unwrap_or_default();
+    let before = tx.row(key)?;
+    let mut row = before.clone().unwrap_or_default();
     let stored = match (change, &row.record) {
         (Change::Insert(_), Some(_)) => {
             let message = format!("{key:?} exists: use `replace` or `upsert`");
@@ -55,11 +56,13 @@ pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Chang
         }
     };
     row.revision += 1;
+    links::settle(tx, table, key, before.as_ref(), &row)?;
     tx.put(key, row);
     Ok(stored)
 }
 
 fn insert(tx: &mut Tx<'_>, table: &Table, row: &mut Row, body: Body) {
+    row.left = false;
     row.record = Some(Record { body, version: None, updated_at: None, deleted: false });
     match row.operations.last_mut() {
         None => queue(tx, table, row, OperationKind::Insert, None),

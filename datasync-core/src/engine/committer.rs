@@ -12,6 +12,7 @@
 //! | after it | the whole group |
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -27,12 +28,18 @@ use uuid::Uuid;
 
 use crate::{
     clock::{Clock, ordered_id, random_key},
-    engine::{account::Present, table::Tables, watch::Watchers},
+    engine::{
+        account::Present,
+        links::{Link, link_keys, names},
+        table::Tables,
+        watch::Watchers,
+    },
     error::{Error, ErrorKind},
     query::index_keys,
     row::{Row, RowKey, SettledLoser},
     store::{
-        Clear, DeltaToken, Head, Indexed, Note, RowWrite, ScopeKey, Store, StoreError, StoreErrorKind, WriteBatch,
+        Clear, DeltaToken, Head, Indexed, LinkedRequest, Note, RowWrite, ScopeKey, Store, StoreError, StoreErrorKind,
+        WriteBatch,
     },
 };
 
@@ -138,6 +145,10 @@ struct Snapshot {
     rows: BTreeMap<RowKey, Option<Row>>,
     tokens: BTreeMap<ScopeKey, Option<DeltaToken>>,
     notes: BTreeMap<Arc<str>, Option<Note>>,
+    /// The queued children of rows, by the index that leads to them.
+    children: BTreeMap<(RowKey, Arc<str>, Arc<str>), Vec<RowKey>>,
+    /// Children that a plan has asked for and that were not read: the group is planned once more with them.
+    wanted: RefCell<BTreeSet<(RowKey, Arc<str>, Arc<str>)>>,
     head: Head,
     present: Arc<str>,
 }
@@ -186,6 +197,22 @@ impl Tx<'_> {
         let found =
             self.own.notes.get(key).or_else(|| self.group.notes.get(key)).or_else(|| self.snapshot.notes.get(key));
         found.cloned().ok_or_else(|| unread(format!("the note {key}")))
+    }
+
+    /// The rows with queued operations that name this one by a link, or did before. Plans that ask run once more.
+    pub(crate) fn children(&self, parent: &RowKey, link: &Link) -> Vec<RowKey> {
+        let name = (parent.clone(), Arc::clone(&link.child), Arc::clone(&link.index));
+        let Some(found) = self.snapshot.children.get(&name) else {
+            self.snapshot.wanted.borrow_mut().insert(name);
+            return Vec::new();
+        };
+        let fresh = self.group.rows.iter().chain(&self.own.rows).filter(|(key, row)| {
+            key.table == link.child
+                && key.account == parent.account
+                && row.as_ref().is_some_and(|row| !row.operations.is_empty() && names(row, link, parent))
+        });
+        let all: BTreeSet<RowKey> = found.iter().chain(fresh.map(|(key, _)| key)).cloned().collect();
+        all.into_iter().filter(|key| key != parent).collect()
     }
 
     pub(crate) fn set_note(&mut self, key: &Arc<str>, note: Option<Note>) {
@@ -456,16 +483,15 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
                 known
             }
         };
-        let snapshot = read(store, wanted(members), known, engine.present.get()).await?;
-        let mut group = Overlay { last_place: known.last_place, ..Overlay::default() };
-        for member in members.iter_mut() {
-            let own = Overlay { last_place: group.last_place, ..Overlay::default() };
-            let mut tx = Tx { snapshot: &snapshot, group: &group, own, tables: &engine.tables, clock };
-            if member.plan(&mut tx) {
-                let own = tx.own;
-                group.absorb(own);
+        let mut snapshot = read(store, wanted(members), known, engine.present.get()).await?;
+        let group = loop {
+            let group = plan(engine, members, &snapshot);
+            let wanted = snapshot.wanted.take();
+            if wanted.is_empty() {
+                break group;
             }
-        }
+            read_children(store, &mut snapshot, wanted).await?;
+        };
         if group.is_empty() {
             return Ok(known);
         }
@@ -493,6 +519,54 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
     Err(StoreError::new(StoreErrorKind::Superseded, "others write to the same store all the time").into())
 }
 
+/// Plans the members one after the other, each on what the earlier ones leave.
+fn plan(engine: &Engine, members: &mut [Box<dyn Member>], snapshot: &Snapshot) -> Overlay {
+    let last_place = snapshot.head.last_place;
+    let mut group = Overlay { last_place, ..Overlay::default() };
+    for member in members.iter_mut() {
+        let own = Overlay { last_place: group.last_place, ..Overlay::default() };
+        let mut tx = Tx { snapshot, group: &group, own, tables: &engine.tables, clock: &*engine.clock };
+        if member.plan(&mut tx) {
+            let own = tx.own;
+            group.absorb(own);
+        }
+    }
+    group
+}
+
+/// Reads the queued children that plans have asked for.
+async fn read_children(
+    store: &dyn Store,
+    snapshot: &mut Snapshot,
+    wanted: BTreeSet<(RowKey, Arc<str>, Arc<str>)>,
+) -> Result<(), Error> {
+    let mut unread = BTreeSet::new();
+    for (parent, table, index) in wanted {
+        let (account, key) = (Arc::clone(&parent.account), parent.id.as_bytes().to_vec());
+        let (limit, after) = (MAX_ROWS, None);
+        let mut request = LinkedRequest { account, table, index, key, after, limit };
+        let mut children = Vec::new();
+        loop {
+            let ids = store.linked(&request).await?;
+            request.after = ids.last().cloned();
+            let whole = ids.len() < limit;
+            let key = |id| RowKey { account: Arc::clone(&request.account), table: Arc::clone(&request.table), id };
+            children.extend(ids.into_iter().map(key));
+            if whole {
+                break;
+            }
+        }
+        unread.extend(children.iter().filter(|key| !snapshot.rows.contains_key(key)).cloned());
+        snapshot.children.insert((parent, request.table, request.index), children);
+    }
+    let unread: Vec<RowKey> = unread.into_iter().collect();
+    if !unread.is_empty() {
+        let rows = store.get(&unread).await?;
+        snapshot.rows.extend(unread.into_iter().zip(rows));
+    }
+    Ok(())
+}
+
 /// What the members read, each once, in order.
 fn wanted(members: &[Box<dyn Member>]) -> Reads {
     let reads = || members.iter().map(|member| member.reads());
@@ -512,7 +586,8 @@ async fn read(store: &dyn Store, wanted: Reads, head: Head, present: Arc<str>) -
         tokens.insert(scope, token);
     }
     let (rows, notes) = (keys.into_iter().zip(rows).collect(), names.into_iter().zip(notes).collect());
-    Ok(Snapshot { rows, tokens, notes, head, present })
+    let (children, wanted) = Default::default();
+    Ok(Snapshot { rows, tokens, notes, children, wanted, head, present })
 }
 
 /// Commits the group as `next`. False if another commit took that number: then everything must be planned again.
@@ -540,13 +615,16 @@ fn batch(tables: &Tables, group: &Overlay, next: Head) -> Result<WriteBatch, Err
         rows.push(match row {
             None => RowWrite::Remove { key },
             Some(row) => {
-                let index_keys = match (&row.record, tables.0.get(&key.table)) {
+                let mut index_keys = match (&row.record, tables.0.get(&key.table)) {
                     (Some(record), Some(table)) => index_keys(&table.schema, &key.id, record).map_err(|error| {
                         let message = format!("{key:?} cannot be indexed: {error}");
                         Error::caused(ErrorKind::InvalidEntity, message, error)
                     })?,
                     _ => Vec::new(),
                 };
+                if let Some(table) = tables.0.get(&key.table) {
+                    index_keys.extend(link_keys(table, row));
+                }
                 RowWrite::Put { key, row: row.clone(), index_keys }
             }
         });

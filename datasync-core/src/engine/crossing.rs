@@ -15,7 +15,8 @@ pub(crate) struct Crossing(Mutex<State>);
 struct State {
     next: u64,
     requests: BTreeSet<u64>,
-    changed: HashMap<RowKey, u64>,
+    /// When each row was changed, and by which request, if it was a page that stored it.
+    changed: HashMap<RowKey, (u64, Option<u64>)>,
     by_time: BTreeMap<u64, RowKey>,
 }
 
@@ -24,6 +25,8 @@ struct State {
 pub(crate) struct Request {
     crossing: Arc<Crossing>,
     sent: u64,
+    /// The page that this request is for: what the page itself stores does not cross it.
+    page: u64,
 }
 
 impl Crossing {
@@ -37,18 +40,22 @@ impl Crossing {
         state.next += 1;
         let sent = state.next;
         state.requests.insert(sent);
-        Request { crossing: Arc::clone(self), sent }
+        Request { crossing: Arc::clone(self), sent, page: sent }
     }
 
     /// An answer with a newer state of the row has come, and is about to be stored.
     pub(crate) fn changed(&self, key: &RowKey) {
+        self.mark(key, None);
+    }
+
+    fn mark(&self, key: &RowKey, page: Option<u64>) {
         let mut state = self.state();
         if state.requests.is_empty() {
             return;
         }
         state.next += 1;
         let now = state.next;
-        if let Some(before) = state.changed.insert(key.clone(), now) {
+        if let Some((before, _)) = state.changed.insert(key.clone(), (now, page)) {
             state.by_time.remove(&before);
         }
         state.by_time.insert(now, key.clone());
@@ -56,9 +63,22 @@ impl Crossing {
 }
 
 impl Request {
-    /// Whether an answer for the row has come since this request left.
+    /// A request for a single row of this page leaves now.
+    pub(crate) fn again(&self) -> Request {
+        let mut request = self.crossing.request();
+        request.page = self.page;
+        request
+    }
+
+    /// A row of this page is about to be stored. A plan may say so more than once.
+    pub(crate) fn stores(&self, key: &RowKey) {
+        self.crossing.mark(key, Some(self.page));
+    }
+
+    /// Whether an answer for the row, or another page with it, has come since this request left.
     pub(crate) fn crossed(&self, key: &RowKey) -> bool {
-        self.crossing.state().changed.get(key).is_some_and(|changed| *changed > self.sent)
+        let state = self.crossing.state();
+        state.changed.get(key).is_some_and(|(changed, page)| *changed > self.sent && *page != Some(self.page))
     }
 }
 
@@ -91,6 +111,8 @@ mod tests {
         let after = crossing.request();
         assert!(before.crossed(&key));
         assert!(!after.crossed(&key));
+        after.stores(&key);
+        assert!(!after.crossed(&key) && !after.again().crossed(&key), "what a page stores does not cross it");
         drop((before, after));
         assert!(crossing.state().changed.is_empty() && crossing.state().by_time.is_empty());
     }

@@ -10,6 +10,7 @@ pub(crate) mod committer;
 pub(crate) mod conflict;
 pub(crate) mod crossing;
 pub(crate) mod joined;
+pub(crate) mod links;
 pub(crate) mod page;
 pub(crate) mod pull;
 pub(crate) mod push;

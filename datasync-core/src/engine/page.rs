@@ -7,6 +7,7 @@ use crate::{
     engine::{
         committer::Tx,
         conflict::{Settled, lose, settle},
+        links,
         table::Table,
     },
     error::Error,
@@ -44,6 +45,7 @@ pub(crate) fn apply(
         row.scopes.push(Arc::clone(scope));
         row.left = false;
     }
+    links::settle(tx, table, key, known.as_ref(), &row)?;
     keep(tx, key, known, row);
     Ok(effect)
 }

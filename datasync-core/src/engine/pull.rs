@@ -292,7 +292,6 @@ impl Run {
         let token = page.token.or_else(|| expected.clone());
         loop {
             let plan = PagePlan {
-                engine: Arc::clone(&self.engine),
                 table: Arc::clone(&self.table),
                 scope: self.scope.clone(),
                 copies: copies.clone(),
@@ -310,7 +309,7 @@ impl Run {
                 Planned::Stored(effects) => return Ok(effects),
                 Planned::Stale(ids) => {
                     for id in ids {
-                        let request = Arc::new(self.engine.crossing.request());
+                        let request = Arc::new(page_request.again());
                         let copy = self.fetch_row(&id).await?;
                         copies.insert(Arc::clone(&id), copy);
                         requests.insert(id, request);
@@ -333,7 +332,6 @@ fn overtaken(table: &str) -> Error {
 }
 
 struct PagePlan {
-    engine: Arc<Engine>,
     table: Arc<Table>,
     scope: ScopeKey,
     copies: BTreeMap<Arc<str>, ServiceCopy>,
@@ -392,7 +390,7 @@ impl PagePlan {
             let effect = page::apply(tx, &self.table, &key, &self.scope.scope, copy, restored)?;
             if effect != Effect::Unchanged {
                 // For the pages of other scopes that are on their way.
-                self.engine.crossing.changed(&key);
+                self.page_request.stores(&key);
             }
             effects.push(effect);
         }

@@ -1,7 +1,7 @@
 //! A push: wave after wave of operations, until nothing that was asked for can be sent (DESIGN.md section 6).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -10,16 +10,19 @@ use futures::FutureExt;
 use jiff::Timestamp;
 
 use crate::{
-    engine::{Engine, joined::Requests, wave},
+    engine::{Engine, joined::Requests, links, wave},
     error::{Error, ErrorKind},
     events::SyncEvent,
     report::PushReport,
     row::{Hold, Operation, RowKey},
-    store::OperationsRequest,
+    store::{OperationsRequest, QueuedOperation},
 };
 
 /// A stored wait longer than this counts as over (I9).
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
+/// How many operations that wait for others are looked at for circles at once.
+const MOST_BLOCKED: usize = 1_000;
 
 /// What a caller of a push wants sent.
 #[derive(Clone, Debug)]
@@ -68,7 +71,7 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
             run.call += 1;
             let call = run.call;
             run.targets.extend(asked.into_iter().map(|target| (call, target)));
-            run.after = 0;
+            run.begin_again();
         }
         let selected = run.select(engine).await?;
         if !selected.is_empty() {
@@ -83,14 +86,19 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
             };
             let answered = run.progress.answered();
             let again = wave::send(engine, &mut run.progress, selected, batch).await?;
-            run.again |= again;
-            if run.paused && run.progress.answered() > answered {
+            let progressed = run.progress.answered() > answered;
+            // What went may have been waited for by what was passed.
+            run.again |= again || (!run.blocked.is_empty() && progressed);
+            if run.paused && progressed {
                 engine.resume(&run.account).await?;
                 run.paused = false;
             }
         } else if std::mem::take(&mut run.again) {
-            run.after = 0;
+            run.begin_again();
+        } else if run.parks_cycles(engine).await? {
+            run.begin_again();
         } else if requests.close() {
+            run.progress.report.blocked = run.passed;
             let report = run.progress.report;
             engine.events.emit(|| SyncEvent::PushEnded(report));
             return Ok(report);
@@ -110,6 +118,9 @@ struct Run {
     again: bool,
     /// Whether the service has refused the account's last sign-in.
     paused: bool,
+    /// Operations of this pass that wait for another row: how many, and the first of them.
+    passed: u64,
+    blocked: Vec<(RowKey, Operation)>,
     progress: wave::Progress,
 }
 
@@ -123,6 +134,19 @@ impl Run {
         Ok(())
     }
 
+    fn begin_again(&mut self) {
+        self.after = 0;
+        self.passed = 0;
+        self.blocked.clear();
+    }
+
+    /// Whether rows that wait for each other in a circle were parked: what waited for them is told so.
+    async fn parks_cycles(&mut self, engine: &Engine) -> Result<bool, Error> {
+        let parked = links::park_cycles(engine, &std::mem::take(&mut self.blocked)).await?;
+        self.progress.report.parked += parked;
+        Ok(parked > 0)
+    }
+
     /// The next operations that may be sent, at most a wave of them and at most one a row.
     async fn select(&mut self, engine: &Engine) -> Result<Vec<(RowKey, Operation)>, Error> {
         let limit = engine.settings.wave_size;
@@ -134,11 +158,23 @@ impl Run {
             let Some(last) = queued.last() else { break };
             self.after = last.operation.place;
             let now = engine.clock.now();
-            for item in queued {
-                let twice = selected.iter().any(|(key, _)| *key == item.key);
-                if !twice && self.may_send(&item.key, &item.operation, now) {
-                    self.tried.insert(item.operation.place, self.call);
-                    selected.push((item.key, item.operation));
+            let mut rows = HashSet::new();
+            let mut ready = Vec::new();
+            for QueuedOperation { key, operation } in queued {
+                if rows.insert(key.clone()) && self.may_send(&key, &operation, now) {
+                    ready.push((key, operation));
+                }
+            }
+            let blockers = links::blockers(engine, &ready).await?;
+            for ((key, operation), blocker) in ready.into_iter().zip(blockers) {
+                if blocker.is_none() {
+                    self.tried.insert(operation.place, self.call);
+                    selected.push((key, operation));
+                    continue;
+                }
+                self.passed += 1;
+                if self.blocked.len() < MOST_BLOCKED {
+                    self.blocked.push((key, operation));
                 }
             }
         }

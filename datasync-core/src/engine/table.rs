@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::{
     config::ConflictPolicy,
-    engine::conflict::Resolve,
+    engine::{conflict::Resolve, links::Link},
     error::{Error, ErrorKind},
-    query::QueryDescription,
+    query::{QueryDescription, table_spec},
     schema::TableSchema,
+    store::TableSpec,
 };
 
 /// A table of a client.
@@ -22,6 +23,19 @@ pub(crate) struct Table {
     pub(crate) query_id: Option<String>,
     pub(crate) policy: ConflictPolicy,
     pub(crate) resolver: Option<Arc<Resolve>>,
+    /// The fields that name rows of other tables, and those of other tables that name rows of this one.
+    pub(crate) parents: Vec<Link>,
+    pub(crate) children: Vec<Link>,
+}
+
+impl Table {
+    /// The table and its indexes, for the store: those that the app declares, and those that lead from parents to queued
+    /// children.
+    pub(crate) fn spec(&self) -> TableSpec {
+        let mut spec = table_spec(&self.schema);
+        spec.indexes.extend(self.parents.iter().map(|link| Arc::clone(&link.index)));
+        spec
+    }
 }
 
 impl fmt::Debug for Table {

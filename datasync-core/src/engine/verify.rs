@@ -172,7 +172,7 @@ impl Run<'_> {
     ) -> Result<(), Error> {
         let fetches = suspects.into_iter().map(|id| async move {
             let key = self.key(&id);
-            let request = self.engine.crossing.request();
+            let request = listed.again();
             let copy = self.engine.fetch(&key).await?;
             Ok::<_, Error>((key, request, copy))
         });
@@ -186,6 +186,7 @@ impl Run<'_> {
                 if queued || request.crossed(&key) || listed.crossed(&key) {
                     return Ok(None);
                 }
+                listed.stores(&key);
                 repair_one(tx, &table, &key, &scope, &copy, &evaluator, restored).map(Some)
             };
             match self.engine.committer.commit(reads, plan).await? {
