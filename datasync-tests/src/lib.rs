@@ -1,5 +1,7 @@
 //! What the tests across crates share: an entity, a service, and a way to it that loses answers.
 
+pub mod histories;
+
 use std::{
     collections::VecDeque,
     sync::{
