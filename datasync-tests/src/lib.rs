@@ -1,6 +1,7 @@
 //! What the tests across crates share: an entity, a service, and a way to it that loses answers.
 
 pub mod histories;
+mod socket;
 
 use std::{
     collections::VecDeque,
@@ -57,18 +58,37 @@ pub fn note_of(id: &str, title: &str) -> Note {
     Note { id: id.to_owned(), ..note(title) }
 }
 
-/// What the service speaks.
+/// What the service speaks, and what is between it and the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
-    /// The protocol of the originals and nothing more.
+    /// The protocol of the originals and nothing more, in process.
     Original,
-    /// With the extensions of `docs/wire-extensions.md`.
+    /// With the extensions of `docs/wire-extensions.md`, in process.
     Extended,
+    /// As [`Original`](Wire::Original), over a real socket.
+    OriginalOnSocket,
+    /// As [`Extended`](Wire::Extended), over a real socket.
+    ExtendedOnSocket,
 }
 
 impl Wire {
-    /// Both.
-    pub const ALL: [Wire; 2] = [Wire::Original, Wire::Extended];
+    /// All of them.
+    pub const ALL: [Wire; 4] = [Wire::Original, Wire::Extended, Wire::OriginalOnSocket, Wire::ExtendedOnSocket];
+
+    /// Whether the service has the extensions.
+    #[must_use]
+    pub fn extended(self) -> bool {
+        matches!(self, Wire::Extended | Wire::ExtendedOnSocket)
+    }
+
+    /// The way to a service: as it is, or over a socket of its own.
+    #[must_use]
+    pub fn lead_to(self, service: Router) -> Router {
+        match self {
+            Wire::Original | Wire::Extended => service,
+            Wire::OriginalOnSocket | Wire::ExtendedOnSocket => socket::over(service),
+        }
+    }
 }
 
 /// The times that services give, each of which a pull must cope with.
@@ -98,7 +118,7 @@ macro_rules! on_both_wires {
 }
 
 /// Makes tests of each function, which takes a store and a [`Wire`]: over a memory store and over a redb file, each against
-/// a service with the extensions and against one without.
+/// a service with the extensions and against one without, in process and over a socket.
 #[macro_export]
 macro_rules! on_both_stores {
     ($($name:ident)*) => {$(
@@ -141,9 +161,10 @@ pub fn service_at(rows: &MemoryRepository, page_size: u64, wire: Wire, clock: im
 /// A service with one table over these rows; it is found as `note` and as `notes`.
 pub fn service_of(rows: impl Repository + Clone, page_size: u64, wire: Wire, clock: impl Clock) -> Router {
     let notes = TableOptions::of::<Note>().soft_delete(true).page_size(page_size);
-    let builder = DatasyncService::builder().extensions(wire == Wire::Extended).clock(clock);
+    let builder = DatasyncService::builder().extensions(wire.extended()).clock(clock);
     let again = notes.clone().path("tables/notes");
-    builder.table(notes, rows.clone()).table(again, rows).build().expect("the service is well configured")
+    let service = builder.table(notes, rows.clone()).table(again, rows).build();
+    wire.lead_to(service.expect("the service is well configured"))
 }
 
 /// What happens to one request.

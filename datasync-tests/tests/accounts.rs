@@ -68,7 +68,7 @@ impl World {
     fn new(wire: Wire) -> World {
         let rows = MemoryRepository::new();
         let notes = TableOptions::of::<Note>().soft_delete(true).access(Owners);
-        let builder = DatasyncService::builder().extensions(wire == Wire::Extended).table(notes, rows.clone());
+        let builder = DatasyncService::builder().extensions(wire.extended()).table(notes, rows.clone());
         let exchange = RouterExchange::new(builder.build().unwrap());
         exchange.before(|request| assert!(!is_leak(request), "{request:?} has the credentials of somebody else"));
         World { session: Session::default(), exchange, rows }

@@ -68,7 +68,7 @@ impl AccessControl for Logged {
 async fn be_the_service(folder: &Path, address: SocketAddr, wire: Wire) {
     let database = RedbDatabase::open(folder.join("service.redb")).unwrap();
     let notes = TableOptions::of::<Note>().soft_delete(true).page_size(20).access(Logged(folder.join("log")));
-    let builder = DatasyncService::builder().extensions(wire == Wire::Extended).table(notes, database.table("note"));
+    let builder = DatasyncService::builder().extensions(wire.extended()).table(notes, database.table("note"));
     let server = DatasyncServer::start(address, builder.build().unwrap()).await.unwrap();
     println!("\nlistening {}", server.address());
     std::future::pending().await

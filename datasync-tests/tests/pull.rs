@@ -121,7 +121,7 @@ async fn pull_into(store: impl Store, apart: i64, meddling_apart: i64, page_size
     let table = notes(&client);
     let mut applied = 0;
     // What a page at the end could not yet see is in the next pull: rows with its stamp, or with an earlier one.
-    let at_once = wire == Wire::Extended || (meddling_apart > 0 && matches!(stamping, Stamping::Own));
+    let at_once = wire.extended() || (meddling_apart > 0 && matches!(stamping, Stamping::Own));
     // Rows that are written behind the pull are in the one after it.
     let lags = matches!(stamping, Stamping::BeforeCommit(_));
     for pull in 0..3 {
