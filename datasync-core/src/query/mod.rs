@@ -25,3 +25,4 @@ pub use index::{index_keys, index_text, table_spec};
 pub use plan::{Access, KeyRange, Sorted, plan};
 pub use print::{Dialect, milliseconds};
 pub use typed::{Field, Filter, Operand, Order, Query, TextField};
+pub(crate) use value::compare_json;

@@ -117,6 +117,11 @@ impl Value {
     }
 }
 
+/// The order of two values of a field of this kind; `None` where it has none.
+pub(crate) fn compare_json(kind: &FieldKind, one: &RawValue, other: &RawValue) -> Option<Ordering> {
+    Value::of_json(kind, Some(one)).compare(&Value::of_json(kind, Some(other)))
+}
+
 /// A GeoJSON point; whatever lies beyond longitude and latitude is not looked at, and what is none counts as null.
 fn point(raw: &str) -> Value {
     #[derive(serde::Deserialize)]
