@@ -16,6 +16,7 @@ use crate::{
 /// How conflicts are settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum ConflictPolicy {
     /// The operation waits, with all sides, until somebody resolves the conflict.
     #[default]

@@ -340,7 +340,7 @@ async fn i18_no_policy_sends_a_change_without_a_version(store: impl Store, wire:
     there.plain().insert(plain("1", "base")).await.unwrap();
     there.plain().insert(plain("2", "base")).await.unwrap();
     there.sync().await;
-    for device in &devices {
+    for (turn, device) in devices.iter().enumerate() {
         device.sync().await;
         there.sync().await;
         for id in ["1", "2"] {
@@ -351,7 +351,7 @@ async fn i18_no_policy_sends_a_change_without_a_version(store: impl Store, wire:
             there.sync().await;
         }
         world.clock.advance(SignedDuration::from_secs(5));
-        device.plain().replace(plain("1", "ours")).await.unwrap();
+        device.plain().replace(plain("1", &format!("ours {turn}"))).await.unwrap();
         device.plain().delete("2").await.unwrap();
         let versions = Arc::new(Mutex::new(0));
         let seen = Arc::clone(&versions);
@@ -363,7 +363,7 @@ async fn i18_no_policy_sends_a_change_without_a_version(store: impl Store, wire:
         };
         device.exchange.before(check);
         device.sync().await;
-        assert!(wire == Wire::Extended || *versions.lock().unwrap() >= 2, "something was sent");
+        assert!(wire == Wire::Extended || *versions.lock().unwrap() >= 2, "both were sent");
         assert!(device.client.pending().await.unwrap().is_empty());
         there.sync().await;
         there.plain().upsert(plain("2", "base")).await.unwrap();

@@ -250,15 +250,15 @@ impl Live {
             if let Some(conflict) = self.found.pop_front() {
                 return Ok(conflict);
             }
-            let account = self.engine.account();
             if let Some(after) = self.listed {
-                self.found = list(&self.engine, &account, after, AT_ONCE).await?.into();
+                self.found = list(&self.engine, &self.engine.account(), after, AT_ONCE).await?.into();
                 self.listed = self.found.back().map(|last| last.place);
                 continue;
             }
             match self.inbox.changed().await {
                 None => self.listed = Some(0),
                 Some(keys) => {
+                    let account = self.engine.account();
                     let keys: Vec<RowKey> = keys.into_iter().filter(|key| key.account == account).collect();
                     match read(&self.engine, &keys).await {
                         Ok(found) => self.found = found.into(),
