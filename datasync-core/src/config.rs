@@ -2,18 +2,21 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use jiff::SignedDuration;
+use jiff::{Span, SpanRelativeTo};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
+    engine::conflict::Rules,
     entity::check_id,
     error::{Error, ErrorKind},
     query::QueryDescription,
+    schema::{FieldKind, FieldSchema, ID, MergeRule, SERVICE_OWNED, TableSchema},
 };
 
 /// How conflicts are settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum ConflictPolicy {
     /// The operation waits, with all sides, until somebody resolves the conflict.
     #[default]
@@ -23,9 +26,18 @@ pub enum ConflictPolicy {
     ClientWins,
     /// The service's copy is taken. This device's body is kept as a settled loser.
     ServerWins,
+    /// Field by field, on the copy that both sides started from: a field that one side has changed is that side's, one that
+    /// both have changed follows its [rule](crate::schema::MergeRule), or else the table's
+    /// [`fallback`](TableSection::fallback), which also decides where one side has deleted the row. A body of which a
+    /// value was left out is kept as a settled loser. A merge is sent as often as with `client-wins`.
+    Merge,
+    /// The later edit wins, and the other body is kept as a settled loser. An edit has the service's time as this device
+    /// knew it then; it is compared with the row's own field for that (`#[sync(edited_at)]`), or else with the time at
+    /// which the other edit arrived. The service wins within one second, and where no time is known.
+    LastWriterWins,
 }
 
-/// How many times `client-wins` sends an operation again before it parks.
+/// How many times a policy sends an operation again before it parks.
 pub const CLIENT_WINS_ROUNDS: u32 = 5;
 
 /// The configuration of a client.
@@ -38,14 +50,17 @@ pub const CLIENT_WINS_ROUNDS: u32 = 5;
 ///     conflict = "server-wins"
 ///     page_size = 500
 ///     [tables.todoitem]
-///     conflict = "client-wins"
+///     conflict = "merge"
+///     fallback = "last-writer-wins"
+///     [tables.todoitem.merge]
+///     rating = "max"
 /// "#)?;
 /// assert_eq!(config.sync.conflict, ConflictPolicy::ServerWins);
 /// assert!(SyncConfig::from_toml("[sync]\nconflct = 'park'").is_err());
 /// # }
 /// # Ok::<(), datasync_core::error::Error>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SyncConfig {
     /// What holds for all tables.
@@ -60,6 +75,12 @@ pub struct SyncConfig {
 pub struct SyncSection {
     /// How conflicts are settled where a table does not say otherwise.
     pub conflict: ConflictPolicy,
+    /// What [`ConflictPolicy::Merge`] does where no rule decides, if a table does not say otherwise; `park` by default.
+    pub fallback: ConflictPolicy,
+    /// For how long a body that lost a conflict is kept, unless the app removes it earlier; an hour to a hundred years, 30
+    /// days by default. They are removed when a push or pull ends. In configuration text: `"30d"`, `"12h"`.
+    #[serde(deserialize_with = "duration")]
+    pub loser_age: Duration,
     /// How many operations of a push are under way at once, 1 to 64; 1 by default.
     pub parallel_operations: usize,
     /// How many operations are frozen in one commit, 1 to 10,000; 100 by default.
@@ -86,10 +107,12 @@ fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Du
     duration(deserializer).map(Some)
 }
 
-/// A duration as people write it: `"30s"`, `"1m 30s"`, or ISO 8601.
+/// A duration as people write it: `"30s"`, `"1m 30s"`, `"30d"`, or ISO 8601. A day has 24 hours.
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let read = text.parse::<SignedDuration>().ok().and_then(|read| Duration::try_from(read).ok());
+    let span = text.parse::<Span>().ok();
+    let read = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    let read = read.and_then(|read| Duration::try_from(read).ok());
     read.ok_or_else(|| D::Error::custom(format!("`{text}` is no duration: write it like \"30s\" or \"2m\"")))
 }
 
@@ -97,6 +120,8 @@ impl Default for SyncSection {
     fn default() -> Self {
         SyncSection {
             conflict: ConflictPolicy::default(),
+            fallback: ConflictPolicy::default(),
+            loser_age: Duration::from_secs(30 * 86_400),
             parallel_operations: 1,
             wave_size: 100,
             page_size: 1_000,
@@ -109,11 +134,17 @@ impl Default for SyncSection {
 }
 
 /// A section `[tables.<name>]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TableSection {
     /// How conflicts of this table are settled.
     pub conflict: Option<ConflictPolicy>,
+    /// What [`ConflictPolicy::Merge`] does where no rule decides. Cannot be `merge`.
+    pub fallback: Option<ConflictPolicy>,
+    /// The rules of single fields, by their wire names, over those of the derive: `client`, `server`, `max`, `min`, `sum`
+    /// or `union`.
+    #[serde(deserialize_with = "rules")]
+    pub merge: BTreeMap<String, MergeRule>,
     /// Which rows [`DatasyncClient::pull_tables`](crate::client::DatasyncClient::pull_tables) pulls, as an OData filter;
     /// all by default.
     pub filter: Option<String>,
@@ -149,6 +180,8 @@ impl SyncConfig {
         range("page_size", self.sync.page_size as usize, 1, 10_000)?;
         range("max_pages", self.sync.max_pages as usize, 1, usize::MAX)?;
         range("pull_overlap in seconds", self.sync.pull_overlap.as_secs() as usize, 0, 86_400)?;
+        let (hour, century) = (3_600, 36_525 * 86_400);
+        range("loser_age in seconds", self.sync.loser_age.as_secs() as usize, hour, century)?;
         range("parallel_pulls", self.sync.parallel_pulls, 1, 64)?;
         if let Some(after) = self.sync.full_resync_after {
             range("full_resync_after in seconds", after.as_secs() as usize, 60, usize::MAX)?;
@@ -177,8 +210,74 @@ impl SyncConfig {
         Ok((QueryDescription { filter, ..QueryDescription::default() }, section.query_id.clone()))
     }
 
-    /// The policy of a table.
-    pub(crate) fn policy(&self, table: &str) -> ConflictPolicy {
-        self.tables.get(table).and_then(|section| section.conflict).unwrap_or(self.sync.conflict)
+    /// How the conflicts of a table are settled: the derive's rules, with those of the configuration over them.
+    pub(crate) fn rules(&self, schema: &TableSchema) -> Result<Rules, Error> {
+        let none = TableSection::default();
+        let section = self.tables.get(schema.name.as_ref()).unwrap_or(&none);
+        let policy = section.conflict.unwrap_or(self.sync.conflict);
+        let fallback = section.fallback.unwrap_or(self.sync.fallback);
+        if fallback == ConflictPolicy::Merge {
+            let message = "the configuration: `fallback` says what `merge` does where no rule decides, and cannot be \
+                           `merge` itself; it is one of park, client-wins, server-wins, last-writer-wins";
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
+        let derived = schema.fields.iter().filter_map(|field| Some((field.name.as_ref(), field.merge?)));
+        let mut fields: BTreeMap<String, MergeRule> = derived.map(|(name, rule)| (name.to_owned(), rule)).collect();
+        fields.extend(section.merge.iter().map(|(name, rule)| (name.clone(), *rule)));
+        for (name, rule) in &fields {
+            fits(schema, name, *rule)?;
+        }
+        Ok(Rules { policy, fallback, fields, resolver: None, readable: None })
     }
+}
+
+/// The names of rules in a configuration.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum NamedRule {
+    Client,
+    Server,
+    Max,
+    Min,
+    Sum,
+    Union,
+}
+
+fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, MergeRule>, D::Error> {
+    let named = BTreeMap::<String, NamedRule>::deserialize(deserializer)?;
+    let rule = |rule| match rule {
+        NamedRule::Client => MergeRule::Client,
+        NamedRule::Server => MergeRule::Server,
+        NamedRule::Max => MergeRule::Max,
+        NamedRule::Min => MergeRule::Min,
+        NamedRule::Sum => MergeRule::Sum,
+        NamedRule::Union => MergeRule::Union,
+    };
+    Ok(named.into_iter().map(|(name, named)| (name, rule(named))).collect())
+}
+
+/// Checks that a rule can be used on a field.
+fn fits(schema: &TableSchema, name: &str, rule: MergeRule) -> Result<(), Error> {
+    let wrong = |what: String| {
+        let table = &schema.name;
+        Err(Error::new(ErrorKind::InvalidConfig, format!("the rule for merging `{table}.{name}`: {what}")))
+    };
+    let sent = |field: &&FieldSchema| !field.local && field.name != ID && !SERVICE_OWNED.contains(&field.name.as_ref());
+    let Some(field) = schema.fields.iter().filter(sent).find(|field| field.name == name) else {
+        let known: Vec<&str> = schema.fields.iter().filter(sent).map(|field| field.name.as_ref()).collect();
+        return wrong(format!("the table sends no such field; it sends {}", known.join(", ")));
+    };
+    if field.edited_at {
+        return wrong("the later one of two times of an edit is always taken".to_owned());
+    }
+    use FieldKind::{Bytes, Decimal, F64, I64, Json, Point};
+    let (fits, on) = match rule {
+        MergeRule::Sum => (matches!(field.kind, I64 | F64 | Decimal), "`sum` is for numbers"),
+        MergeRule::Max | MergeRule::Min => {
+            (!matches!(field.kind, Bytes | Point | Json), "`max` and `min` are for what has an order")
+        }
+        MergeRule::Union => (field.kind == Json, "`union` is for lists"),
+        MergeRule::Client | MergeRule::Server | MergeRule::With(_) => return Ok(()),
+    };
+    if fits { Ok(()) } else { wrong(format!("{on}, and the field is {}", field.kind.name())) }
 }

@@ -31,6 +31,9 @@ pub enum ErrorKind {
     Pending,
     /// The conflict is no longer the one that was shown: [`Error::conflict`] has the one there is.
     ConflictChanged,
+    /// The rules of its table cannot settle the conflict: [`Error::conflict`] has it, and the message says which fields
+    /// somebody has to decide about.
+    Undecided,
     /// The service has another version of the row, or already has it; seen by a remote table.
     Conflict,
     /// The pull was overtaken by a purge or reset of its table: pull again.
@@ -92,6 +95,11 @@ impl Error {
         }))
     }
 
+    pub(crate) fn undecided(message: String, conflict: Conflict) -> Error {
+        let conflict = Some(Box::new(conflict));
+        Error(Arc::new(Inner { kind: ErrorKind::Undecided, message, pending: Vec::new(), conflict, source: None }))
+    }
+
     /// The class of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -110,7 +118,7 @@ impl Error {
         &self.0.pending
     }
 
-    /// The conflict as it is, if a resolution named one that has changed; `None` if it is gone.
+    /// The conflict as it is, if a resolution named one that has changed or did not settle it; `None` if it is gone.
     #[must_use]
     pub fn conflict(&self) -> Option<&Conflict> {
         self.0.conflict.as_deref()

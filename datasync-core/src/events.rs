@@ -56,6 +56,15 @@ pub enum SyncEvent {
         /// Why.
         reason: String,
     },
+    /// The service keeps no idempotency keys, so that a change may be made twice without anybody noticing: these fields,
+    /// whose rule is `sum`, fall back to what the table says of fields without a rule. Told once, by the first push
+    /// or pull.
+    CannotSum {
+        /// The table.
+        table: Arc<str>,
+        /// The fields.
+        fields: Vec<String>,
+    },
     /// A push has ended without an error.
     PushEnded(PushReport),
     /// A pull of a table began.

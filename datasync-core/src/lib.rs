@@ -15,6 +15,7 @@ pub mod error;
 pub mod events;
 pub mod executor;
 pub mod memory;
+mod number;
 pub mod query;
 pub mod report;
 pub mod row;

@@ -146,6 +146,14 @@ pub struct Row {
 }
 
 impl Row {
+    /// The service's side, if the row is in a conflict that waits for somebody.
+    pub(crate) fn conflict(&self) -> Option<&ServiceCopy> {
+        match &self.operations.first()?.hold {
+            Hold::Parked(parked) if parked.reason == ParkReason::Conflict => parked.conflict.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether nothing is left that a store must keep.
     #[must_use]
     pub fn is_empty(&self) -> bool {

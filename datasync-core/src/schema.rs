@@ -52,6 +52,12 @@ impl TableSchema {
         self.fields.iter().filter(|field| field.local).map(|field| field.name.as_ref())
     }
 
+    /// The wire name of the field that holds the time of the last edit, if the table has one.
+    #[must_use]
+    pub fn edited_field(&self) -> Option<&str> {
+        self.fields.iter().find(|field| field.edited_at).map(|field| field.name.as_ref())
+    }
+
     /// A number that changes when a name, a kind or the locality of a field changes. Parents and rules of merging do not
     /// count: they say nothing of the shape of a row.
     ///

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex as SyncMutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,6 +22,7 @@ use futures::{
     future::{Either, select},
     lock::Mutex,
 };
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     auth::{Tokens, other_account},
@@ -65,6 +66,27 @@ pub(crate) struct Known {
     extensions: Mutex<Option<Extensions>>,
     /// How many operations a batch holds: halved when one is refused or lost, doubled when one went well; 0 at first.
     batch: AtomicUsize,
+    /// How far the service's clock is ahead of this device's.
+    offset: SyncMutex<Option<SignedDuration>>,
+}
+
+/// A request that took longer says too little of when its answer was made.
+const LONGEST_TIMED: SignedDuration = SignedDuration::from_secs(10);
+
+impl Known {
+    /// What an answer says of the service's clock. `Date` is cut to seconds, and was written while the request was on its way,
+    /// so that the middle of both is taken. Pages and redirects are not believed: they may come from a network that asks for
+    /// a sign-in.
+    fn tell_time(&self, response: &HttpResponse, sent: Timestamp, received: Timestamp) {
+        let json = response.header("content-type").map_or(response.body.is_empty(), |kind| kind.contains("json"));
+        let took = received.duration_since(sent);
+        let Some(date) = response.header("date").and_then(response::date) else { return };
+        if !json || matches!(response.status, 300..=399 | 511) || took.is_negative() || took > LONGEST_TIMED {
+            return;
+        }
+        let offset = date.duration_since(received) + SignedDuration::from_millis(500) + took / 2;
+        *self.offset.lock().unwrap_or_else(PoisonError::into_inner) = Some(offset);
+    }
 }
 
 impl fmt::Debug for HttpTransport {
@@ -90,9 +112,14 @@ impl HttpTransport {
 
     /// One attempt: the deadline covers the connection, the request and the whole answer.
     async fn attempt(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
+        let sent = self.clock.now();
         let exchange = self.exchange.send(request, self.max_body);
         match select(exchange, self.clock.sleep(self.timeout)).await {
-            Either::Left((response, _)) => response.map_err(response::broken),
+            Either::Left((response, _)) => {
+                let response = response.map_err(response::broken)?;
+                self.known.tell_time(&response, sent, self.clock.now());
+                Ok(response)
+            }
             Either::Right(_) => {
                 let message = format!(
                     "no answer within {} ms: try again, or allow more with `timeout`",
@@ -298,8 +325,13 @@ impl Transport for HttpTransport {
     }
 
     async fn capabilities(&self) -> Result<Capabilities, TransportError> {
-        let batch = self.extensions().await?.batch;
-        Ok(Capabilities::default().with_batch(batch.map_or(1, |limits| limits.operations)))
+        let extensions = self.extensions().await?;
+        let batch = extensions.batch.map_or(1, |limits| limits.operations);
+        Ok(Capabilities::default().with_batch(batch).with_keys(extensions.keys))
+    }
+
+    fn clock_offset(&self) -> Option<SignedDuration> {
+        *self.known.offset.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn fetch_page(&self, request: &PageRequest) -> Result<Page, TransportError> {

@@ -11,6 +11,8 @@ use datasync_core::{
     },
 };
 
+use jiff::SignedDuration;
+
 use crate::faults::{Faults, Told, make};
 
 /// What is called of a transport.
@@ -75,6 +77,10 @@ impl<T: Transport> Transport for FaultTransport<T> {
 
     async fn fetch(&self, request: &RowRequest) -> Result<Option<ServiceRow>, TransportError> {
         self.call(TransportCall::Fetch, self.inner.fetch(request)).await?
+    }
+
+    fn clock_offset(&self) -> Option<SignedDuration> {
+        self.inner.clock_offset()
     }
 
     async fn push(&self, operations: &[PushOperation]) -> Vec<PushOutcome> {

@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -329,5 +329,61 @@ impl Clock for MovedClock {
 
     fn random(&self) -> u64 {
         SystemClock.random()
+    }
+}
+
+/// A clock that stands still until a test moves it, and whose randomness is the same in each run. Clones show one time.
+#[derive(Clone, Debug)]
+pub struct StillClock {
+    millis: Arc<AtomicI64>,
+    ahead: Arc<AtomicI64>,
+    random: Arc<AtomicU64>,
+}
+
+impl StillClock {
+    /// In the middle of 2024.
+    #[must_use]
+    pub fn new(seed: u64) -> StillClock {
+        let millis = Arc::new(AtomicI64::new(1_718_000_000_000));
+        StillClock { millis, ahead: Arc::default(), random: Arc::new(AtomicU64::new(seed)) }
+    }
+
+    /// Another clock that goes with this one, but shows as much more.
+    #[must_use]
+    pub fn ahead(&self, by: SignedDuration) -> StillClock {
+        let seed = self.random();
+        let clock = StillClock { millis: Arc::clone(&self.millis), ahead: Arc::default(), random: Arc::default() };
+        clock.random.store(seed, Ordering::SeqCst);
+        clock.set_ahead(by);
+        clock
+    }
+
+    /// Sets how much more it shows.
+    pub fn set_ahead(&self, by: SignedDuration) {
+        self.ahead.store(i64::try_from(by.as_millis()).expect("no test goes so far"), Ordering::SeqCst);
+    }
+
+    /// Moves it, and all that go with it.
+    pub fn advance(&self, by: SignedDuration) {
+        self.millis.fetch_add(i64::try_from(by.as_millis()).expect("no test goes so far"), Ordering::SeqCst);
+    }
+}
+
+impl Clock for StillClock {
+    fn now(&self) -> Timestamp {
+        let millis = self.millis.load(Ordering::SeqCst) + self.ahead.load(Ordering::SeqCst);
+        Timestamp::from_millisecond(millis).expect("no test moves the clock out of range")
+    }
+
+    fn sleep(&self, _: std::time::Duration) -> futures::future::BoxFuture<'static, ()> {
+        Box::pin(futures::future::pending())
+    }
+
+    fn random(&self) -> u64 {
+        // SplitMix64: any seed will do.
+        let mut bits = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
     }
 }

@@ -299,6 +299,7 @@ async fn conflicts_are_resolved_as_in_ct_but_never_without_a_version(wire: Wire)
             (ConflictPolicy::Park, _) => {
                 assert_eq!((report.conflicts, here.as_deref()), (1, Some("mine")));
             }
+            (other, _) => panic!("CT has no {other:?}"),
         }
     }
     differences.end();

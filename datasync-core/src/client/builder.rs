@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, marker::PhantomData, sync::Arc};
 
 use crate::{
     client::{
-        DatasyncClient,
-        conflicts::{ConflictResolver, erase},
+        DatasyncClient, codec,
         reindex::{IndexProgress, Told, reindex},
+        resolver::{ConflictResolver, erase},
     },
     clock::Clock,
     config::SyncConfig,
@@ -14,8 +14,9 @@ use crate::{
         Engine,
         account::Present,
         committer::Committer,
-        conflict::Resolve,
+        conflict::{Readable, Resolve, Rules},
         links,
+        service::{self, Service},
         table::{Table, Tables},
     },
     entity::SyncEntity,
@@ -61,6 +62,7 @@ impl<E: SyncEntity> TableOptions<E> {
 struct Declared {
     schema: TableSchema,
     resolver: Option<Arc<Resolve>>,
+    readable: Option<Readable>,
 }
 
 /// Builds a [`DatasyncClient`].
@@ -127,7 +129,8 @@ impl ClientBuilder {
 
     /// Adds the table of an entity, with options of its own.
     pub fn table_with<E: SyncEntity>(mut self, options: TableOptions<E>) -> ClientBuilder {
-        self.tables.push(Declared { schema: E::SCHEMA, resolver: options.resolver });
+        let readable: Readable = |id, record| codec::decode::<E>(id, record).map(drop);
+        self.tables.push(Declared { schema: E::SCHEMA, resolver: options.resolver, readable: Some(readable) });
         self
     }
 
@@ -155,10 +158,10 @@ impl ClientBuilder {
             return Err(missing("table"));
         }
         let mut tables = BTreeMap::new();
-        for Declared { schema, resolver } in self.tables {
+        for Declared { schema, resolver, readable } in self.tables {
             check_schema(&schema)?;
             let name: Arc<str> = schema.name.as_ref().into();
-            let policy = self.config.policy(&name);
+            let rules = Rules { resolver, readable, ..self.config.rules(&schema)? };
             let fingerprint = schema.fingerprint();
             let (pulled, query_id) = self.config.pulled(&name)?;
             let table = Table {
@@ -168,8 +171,7 @@ impl ClientBuilder {
                 version: 1,
                 pulled,
                 query_id,
-                policy,
-                resolver,
+                rules,
                 parents: Vec::new(),
                 children: Vec::new(),
             };
@@ -186,7 +188,10 @@ impl ClientBuilder {
         let specs: Vec<TableSpec> = tables.0.values().map(|table| table.spec()).collect();
         let outdated = store.open(&specs).await?;
         let present = Present::load(&*store).await?;
-        let committer = Committer::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&tables), present);
+        let known = store.notes(&[service::NOTE.into()]).await?.pop().flatten();
+        let service = Arc::new(Service::new(Arc::clone(&transport), known.as_ref())?);
+        let (disk, time, all) = (Arc::clone(&store), Arc::clone(&clock), Arc::clone(&tables));
+        let committer = Committer::new(disk, time, all, present, Arc::clone(&service));
         for outdated in &outdated {
             if let Some(spec) = specs.iter().find(|spec| spec.table == outdated.table) {
                 reindex(&*store, &committer, outdated, spec, &self.told).await?;
@@ -200,6 +205,7 @@ impl ClientBuilder {
             settings,
             tables,
             committer,
+            service,
             crossing: Arc::default(),
             events: crate::events::Events::default(),
             pushing: std::sync::Mutex::default(),

@@ -1,21 +1,32 @@
-//! Conflicts that wait for a person, and bodies that lost.
+//! Conflicts that wait for a person: a durable inbox.
 
-use std::{error::Error as StdError, fmt, sync::Arc};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
-use uuid::Uuid;
+use futures::{
+    StreamExt,
+    stream::{BoxStream, unfold},
+};
 
 use crate::{
-    client::{DatasyncClient, codec, pending},
+    client::{
+        DatasyncClient, codec,
+        resolver::{Resolution, outcome, service_kind},
+    },
     engine::{
-        account,
+        Engine, account,
         committer::{Reads, Tx},
-        conflict::{Outcome, Resolve, Sides, finish},
+        conflict::{Settled, finish},
         links,
+        watch::Inbox,
     },
     entity::SyncEntity,
     error::{Error, ErrorKind},
-    row::{Body, Hold, OperationKind, ParkReason, Record, Row, RowKey, ServiceCopy, SettledLoser},
+    row::{Hold, OperationKind, ParkReason, Record, Row, RowKey, ServiceCopy},
+    store::OperationsRequest,
 };
+
+/// How many conflicts, or queued operations, are read at once.
+const AT_ONCE: usize = 1_000;
 
 /// A conflict that waits for somebody: all sides of it.
 #[derive(Clone, PartialEq, Eq)]
@@ -23,6 +34,7 @@ pub struct Conflict {
     key: RowKey,
     kind: OperationKind,
     message: String,
+    place: u64,
     revision: u64,
     base: Option<Record>,
     local: Option<Record>,
@@ -39,11 +51,12 @@ impl Conflict {
     fn of(key: &RowKey, row: &Row) -> Option<Conflict> {
         let operation = row.operations.first()?;
         let Hold::Parked(parked) = &operation.hold else { return None };
-        let service = parked.conflict.clone().filter(|_| parked.reason == ParkReason::Conflict)?;
+        let service = row.conflict()?.clone();
         Some(Conflict {
             key: key.clone(),
             kind: operation.kind,
             message: parked.message.clone(),
+            place: operation.place,
             revision: row.revision,
             base: row.base.clone(),
             local: row.record.clone(),
@@ -69,6 +82,12 @@ impl Conflict {
         self.kind
     }
 
+    /// What was done on the service since: the row was made there, changed, deleted, or brought back.
+    #[must_use]
+    pub fn service_kind(&self) -> OperationKind {
+        service_kind(self.base.as_ref(), &self.service)
+    }
+
     /// Why it waits.
     #[must_use]
     pub fn reason(&self) -> &str {
@@ -81,7 +100,8 @@ impl Conflict {
     ///
     /// [`ErrorKind::InvalidEntity`] if it cannot be read as `E`.
     pub fn base<E: SyncEntity>(&self) -> Result<Option<E>, Error> {
-        self.base.as_ref().map(|record| codec::decode(&self.key.id, record)).transpose()
+        let base = self.base.as_ref().filter(|base| !base.deleted);
+        base.map(|record| codec::decode(&self.key.id, record)).transpose()
     }
 
     /// This device's side; `None` if it deleted the row.
@@ -103,119 +123,58 @@ impl Conflict {
     }
 }
 
-/// How a conflict ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Resolution<E> {
-    /// This device's side is sent again, over the version that was shown.
-    Keep,
-    /// The service's side is taken; this device's body is kept as a settled loser.
-    Take,
-    /// This is sent, over the version that was shown.
-    Merged(E),
-    /// It waits for somebody; from a resolver only.
-    Park,
-}
-
-/// The sides of a conflict, as a [`ConflictResolver`] sees them.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ResolverConflict<E> {
-    /// The row.
-    pub id: String,
-    /// What this device wants to send.
-    pub kind: OperationKind,
-    /// The service's copy that this device's change started from; `None` for an insert.
-    pub base: Option<E>,
-    /// This device's side; `None` if it deleted the row.
-    pub local: Option<E>,
-    /// The service's side; `None` if it deleted the row, or does not have it.
-    pub service: Option<E>,
-}
-
-/// Settles the conflicts of one table, as in Datasync's `AbstractConflictResolver<T>`.
-///
-/// It runs while a commit is planned, perhaps more than once for one conflict: it must be quick and must not block. If
-/// it fails or panics the conflict is parked. Closures `Fn(ResolverConflict<E>) -> Result<Resolution<E>, _>` are
-/// resolvers.
-pub trait ConflictResolver<E>: Send + Sync + 'static {
-    /// Decides.
-    ///
-    /// # Errors
-    ///
-    /// Any error parks the conflict; its text becomes the reason.
-    fn resolve(&self, conflict: ResolverConflict<E>) -> Result<Resolution<E>, Box<dyn StdError + Send + Sync>>;
-}
-
-impl<E, F> ConflictResolver<E> for F
-where
-    F: Fn(ResolverConflict<E>) -> Result<Resolution<E>, Box<dyn StdError + Send + Sync>> + Send + Sync + 'static,
-{
-    fn resolve(&self, conflict: ResolverConflict<E>) -> Result<Resolution<E>, Box<dyn StdError + Send + Sync>> {
-        self(conflict)
-    }
-}
-
-/// A typed resolver without its type.
-pub(crate) fn erase<E: SyncEntity>(resolver: impl ConflictResolver<E>) -> Arc<Resolve> {
-    Arc::new(move |sides: &Sides<'_>| {
-        let read = |record: Option<&Record>| record.map(|record| codec::decode(&sides.key.id, record)).transpose();
-        let typed = || -> Result<ResolverConflict<E>, Error> {
-            Ok(ResolverConflict {
-                id: sides.key.id.as_ref().to_owned(),
-                kind: sides.kind,
-                base: read(sides.base)?,
-                local: read(sides.local)?,
-                service: read(sides.service.live())?,
-            })
-        };
-        let decided = typed().map_err(Into::into).and_then(|conflict| resolver.resolve(conflict));
-        match decided {
-            Ok(resolution) => {
-                outcome(&sides.key.id, resolution).unwrap_or_else(|error| Outcome::Park(error.to_string()))
-            }
-            Err(error) => Outcome::Park(format!("the conflict resolver failed: {error}")),
-        }
-    })
-}
-
-fn outcome<E: SyncEntity>(id: &str, resolution: Resolution<E>) -> Result<Outcome, Error> {
-    Ok(match resolution {
-        Resolution::Keep => Outcome::Keep,
-        Resolution::Take => Outcome::Take,
-        Resolution::Park => Outcome::Park("the conflict resolver left it to somebody else".to_owned()),
-        Resolution::Merged(mut entity) => {
-            entity.set_id(id.to_owned());
-            Outcome::Merged(codec::encode(&entity)?)
-        }
-    })
-}
-
 impl DatasyncClient {
-    /// The conflicts that wait for somebody, in the order of their operations.
+    /// The conflicts that wait for somebody, in the order of their operations. Where there may be very many, read them
+    /// with [`conflicts_after`](DatasyncClient::conflicts_after).
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Store`].
     pub async fn conflicts(&self) -> Result<Vec<Conflict>, Error> {
-        let queued = pending::queued(&self.engine, self.engine.account(), None).await?;
-        let mut conflicts = Vec::new();
-        for part in queued.chunks(1_000) {
-            let keys: Vec<RowKey> = part.iter().map(|queued| queued.key.clone()).collect();
-            let rows = self.engine.store.get(&keys).await?;
-            let found = keys.iter().zip(rows).filter_map(|(key, row)| Conflict::of(key, &row?));
-            conflicts.extend(found);
+        let account = self.engine.account();
+        let mut all: Vec<Conflict> = Vec::new();
+        loop {
+            let behind = all.last().map_or(0, |last| last.place);
+            let page = list(&self.engine, &account, behind, AT_ONCE).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
         }
-        Ok(conflicts)
     }
 
-    /// Settles a conflict that [`conflicts`](DatasyncClient::conflicts) has shown. `Keep` and `Merged` are sent by
-    /// the next push.
+    /// At most `limit` of the conflicts that wait, behind one of them or from the first on; none if there are no more.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::ConflictChanged`] if the row or the service's copy has changed since it was shown: nothing is
-    /// done, and [`Error::conflict`] has the conflict as it is.
+    /// [`ErrorKind::Store`].
+    pub async fn conflicts_after(&self, after: Option<&Conflict>, limit: usize) -> Result<Vec<Conflict>, Error> {
+        list(&self.engine, &self.engine.account(), after.map_or(0, |conflict| conflict.place), limit).await
+    }
+
+    /// The conflicts that wait, and then each further one when it is found, also by another handle of this client.
+    ///
+    /// A conflict comes again when a side of it has changed, and may do so without reason: an earlier look at it is then
+    /// stale, and [`resolve`](DatasyncClient::resolve) says so. Dropping the stream loses nothing: a later one begins with all
+    /// that wait.
+    #[must_use]
+    pub fn conflict_stream(&self) -> BoxStream<'static, Result<Conflict, Error>> {
+        let engine = Arc::clone(&self.engine);
+        // From before the first look on, so that no conflict is found between the two.
+        let inbox = engine.committer.watchers().add_inbox();
+        let live = Live { engine, inbox, listed: Some(0), found: VecDeque::new() };
+        unfold(live, |mut live| async { Some((live.next().await, live)) }).boxed()
+    }
+
+    /// Settles a conflict that [`conflicts`](DatasyncClient::conflicts) has shown. What is to be sent is sent by the next
+    /// push.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::ConflictChanged`] if the row or the service's copy has changed since it was shown;
+    /// [`ErrorKind::Undecided`] if a merge by field meets fields without a rule, and the table has no fallback but `park`.
+    /// Nothing is done then, and [`Error::conflict`] has the conflict as it is. [`ErrorKind::UnknownTable`] if the conflict
+    /// is not one of `E`'s table; [`ErrorKind::InvalidEntity`], [`ErrorKind::Store`].
     pub async fn resolve<E: SyncEntity>(&self, conflict: &Conflict, resolution: Resolution<E>) -> Result<(), Error> {
         let table = Arc::clone(self.engine.tables.get(&conflict.key.table)?);
         if table.name.as_ref() != E::SCHEMA.name {
@@ -239,7 +198,12 @@ impl DatasyncClient {
                 return Err(Error::conflict_changed(&message, Some(now)));
             }
             let mut row = before.clone();
-            finish(tx, &table, &shown.key, &mut row, now.service, outcome.clone());
+            // A decision of a person is a new beginning.
+            row.operations[0].rounds = 0;
+            let settled = finish(tx, &table, &shown.key, &mut row, now.service.clone(), outcome.clone());
+            if let (Settled::Parked, Some(undecided)) = (settled, Conflict::of(&shown.key, &row)) {
+                return Err(Error::undecided(undecided.message, now));
+            }
             row.revision += 1;
             links::settle(tx, &table, &shown.key, Some(&before), &row)?;
             tx.put(&shown.key, row);
@@ -247,49 +211,65 @@ impl DatasyncClient {
         };
         self.engine.committer.commit(Reads::row(conflict.key.clone()), plan).await
     }
-
-    /// The bodies that lost conflicts which a policy or resolver settled, oldest first.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Store`].
-    pub async fn settled_losers(&self) -> Result<Vec<SettledLoser>, Error> {
-        let account = self.engine.account();
-        let mut all: Vec<SettledLoser> = Vec::new();
-        loop {
-            let after = all.last().map(|loser| loser.id);
-            let page = self.engine.store.losers(&account, after, 1_000).await?;
-            if page.is_empty() {
-                return Ok(all);
-            }
-            all.extend(page);
-        }
-    }
-
-    /// Removes settled losers that nobody needs any more.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Store`].
-    pub async fn forget_losers(&self, ids: impl IntoIterator<Item = Uuid>) -> Result<(), Error> {
-        let ids: Vec<Uuid> = ids.into_iter().collect();
-        let plan = move |tx: &mut Tx<'_>| {
-            ids.iter().for_each(|id| tx.remove_loser(*id));
-            Ok(())
-        };
-        self.engine.committer.commit(Reads::default(), plan).await
-    }
 }
 
-impl SettledLoser {
-    /// The body as an entity.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidEntity`] if it cannot be read as `E`.
-    pub fn entity<E: SyncEntity>(&self) -> Result<E, Error> {
-        let body: &Body = &self.body;
-        let record = Record { body: body.clone(), version: self.version.clone(), updated_at: None, deleted: false };
-        codec::decode(&self.key.id, &record)
+/// At most `limit` conflicts whose operations lie behind a place.
+async fn list(engine: &Engine, account: &Arc<str>, after: u64, limit: usize) -> Result<Vec<Conflict>, Error> {
+    let mut request = OperationsRequest { account: Arc::clone(account), tables: None, after, limit: AT_ONCE };
+    let mut conflicts = Vec::new();
+    while conflicts.len() < limit {
+        let queued = engine.store.operations(&request).await?;
+        let Some(last) = queued.last() else { break };
+        request.after = last.operation.place;
+        let parked = |hold: &Hold| matches!(hold, Hold::Parked(parked) if parked.reason == ParkReason::Conflict);
+        let keys = queued.into_iter().filter(|queued| parked(&queued.operation.hold)).map(|queued| queued.key);
+        let keys: Vec<RowKey> = keys.take(limit - conflicts.len()).collect();
+        conflicts.extend(read(engine, &keys).await?);
+    }
+    Ok(conflicts)
+}
+
+/// The conflicts of these rows, where there are any.
+async fn read(engine: &Engine, keys: &[RowKey]) -> Result<Vec<Conflict>, Error> {
+    let rows = engine.store.get(keys).await?;
+    Ok(keys.iter().zip(rows).filter_map(|(key, row)| Conflict::of(key, &row?)).collect())
+}
+
+/// A stream of conflicts.
+struct Live {
+    engine: Arc<Engine>,
+    inbox: Arc<Inbox>,
+    /// Behind which place the list goes on; `None` when it has been read to its end.
+    listed: Option<u64>,
+    found: VecDeque<Conflict>,
+}
+
+impl Live {
+    async fn next(&mut self) -> Result<Conflict, Error> {
+        loop {
+            if let Some(conflict) = self.found.pop_front() {
+                return Ok(conflict);
+            }
+            if let Some(after) = self.listed {
+                self.found = list(&self.engine, &self.engine.account(), after, AT_ONCE).await?.into();
+                self.listed = self.found.back().map(|last| last.place);
+                continue;
+            }
+            match self.inbox.changed().await {
+                None => self.listed = Some(0),
+                Some(keys) => {
+                    let account = self.engine.account();
+                    let keys: Vec<RowKey> = keys.into_iter().filter(|key| key.account == account).collect();
+                    match read(&self.engine, &keys).await {
+                        Ok(found) => self.found = found.into(),
+                        Err(error) => {
+                            // What was told is not told again.
+                            self.listed = Some(0);
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+        }
     }
 }

@@ -5,25 +5,28 @@ mod builder;
 mod codec;
 mod conflicts;
 mod discard;
+mod losers;
 mod offline;
 mod pending;
 mod pull;
 mod purge;
 mod reindex;
 mod remote;
+mod resolver;
 mod search;
 mod watch;
 
 use std::{fmt, sync::Arc};
 
 pub use builder::{ClientBuilder, TableOptions};
-pub use conflicts::{Conflict, ConflictResolver, Resolution, ResolverConflict};
+pub use conflicts::Conflict;
 pub use offline::{IntoQuery, OfflineQuery, OfflineTable};
 pub use pending::{PendingChange, PendingState};
 pub use pull::PullOptions;
 pub use purge::PurgeOptions;
 pub use reindex::IndexProgress;
 pub use remote::{Remote, RemoteQuery, RemoteTable};
+pub use resolver::{ConflictResolver, Resolution, ResolverConflict};
 pub use search::Rows;
 
 use crate::{

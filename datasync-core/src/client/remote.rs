@@ -145,7 +145,10 @@ impl<E: SyncEntity> RemoteTable<E> {
     async fn send(&self, kind: OperationKind, entity: &E, version: Option<String>) -> Result<Remote<E>, Error> {
         let id = entity.id();
         let invalid = |error: serde_json::Error| Error::caused(ErrorKind::InvalidEntity, error.to_string(), error);
-        let body = body::sendable(&E::SCHEMA, &codec::encode(entity)?, false).map_err(invalid)?;
+        let now = self.engine.clock.now();
+        let edited = self.engine.service.time(now).unwrap_or(now);
+        let body = body::set_edited(&E::SCHEMA, &codec::encode(entity)?, edited);
+        let body = body.and_then(|body| body::sendable(&E::SCHEMA, &body, false, None)).map_err(invalid)?;
         match self.push(kind, id, version, Some(body)).await? {
             PushOutcome::Applied(Some(row)) => Self::remote(row),
             PushOutcome::Applied(None) => {

@@ -8,7 +8,7 @@ use crate::{
     engine::{
         change::refuse,
         committer::Tx,
-        conflict::{Settled, settle},
+        conflict::{Settled, accumulates, clashes, settle},
         links,
         table::Table,
     },
@@ -82,9 +82,9 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
         Answer::Applied(copy) => match (&row.seen, copy) {
             (Some(seen), Some(copy)) if seen.version != copy.version => Effect::Fetch,
             (Some(_), None) => Effect::Fetch,
-            _ => succeed(tx, table, key, row, copy.clone().map_or(ServiceCopy::Absent, ServiceCopy::Found)),
+            _ => succeed(tx, table, key, row, copy.clone().map_or(ServiceCopy::Absent, ServiceCopy::Found), false),
         },
-        Answer::AppliedThenFetched(now) => succeed(tx, table, key, row, now.clone()),
+        Answer::AppliedThenFetched(now) => succeed(tx, table, key, row, now.clone(), true),
         Answer::PerhapsAppliedThenFetched(now) => {
             // A network that answers in the service's place says "done" too: the row must show it.
             let operation = &row.operations[0];
@@ -92,7 +92,7 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
                 operation.kind == OperationKind::Insert || copy.version.is_none() || copy.version != operation.version
             });
             match done {
-                true => succeed(tx, table, key, row, now.clone()),
+                true => succeed(tx, table, key, row, now.clone(), true),
                 false => conflict(tx, table, key, row, true, now.clone()),
             }
         }
@@ -139,8 +139,8 @@ fn unsent(row: &mut Row) -> Effect {
     Effect::Stays
 }
 
-/// The first operation took effect; `now` is what the service has.
-fn succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: ServiceCopy) -> Effect {
+/// The first operation took effect; `now` is what the service has. If that was `fetched`, others may have changed it since.
+fn succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: ServiceCopy, fetched: bool) -> Effect {
     let first = row.operations.remove(0);
     row.seen = None;
     row.base = None;
@@ -168,6 +168,18 @@ fn succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: Ser
     if first.kind == OperationKind::Delete {
         // Somebody has made the row again since our delete.
         return Effect::Conflict(settle(tx, table, key, row, now));
+    }
+    if let Some(sent) = first.frozen.as_ref().filter(|_| fetched) {
+        let meets = match &row.record {
+            None => !body::same_data(&table.schema, sent, &copy.body),
+            Some(ours) => clashes(table, tx.service().keys(), sent, &ours.body, &copy.body),
+        };
+        if meets {
+            // Somebody has changed what the second operation changes too, and this device has not seen it (I28).
+            row.base = Some(Record { body: sent.clone(), version: None, updated_at: None, deleted: false });
+            second.kind = if row.record.is_none() { OperationKind::Delete } else { OperationKind::Replace };
+            return Effect::Conflict(settle(tx, table, key, row, now));
+        }
     }
     second.version = copy.version.clone();
     if second.kind != OperationKind::Delete {
@@ -202,10 +214,21 @@ fn has_ours(table: &Table, kind: OperationKind, frozen: Option<&Body>, copy: &Se
     }
 }
 
+/// Whether a copy equal to what was sent is somebody else's, who has changed the same: then both changes are added up. A
+/// service that keeps keys would have answered an earlier attempt that had an effect with a success; of another one nobody
+/// knows, and then it counts as ours.
+fn must_add(tx: &Tx<'_>, table: &Table, row: &Row, doubted: bool) -> bool {
+    if doubted && !tx.service().keys() {
+        return false;
+    }
+    let base = row.base.as_ref().filter(|base| !base.deleted).map(|base| &base.body);
+    row.operations[0].frozen.as_ref().is_some_and(|sent| accumulates(tx, table, base, sent))
+}
+
 fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: bool, copy: ServiceCopy) -> Effect {
     let first = &row.operations[0];
-    if has_ours(table, first.kind, first.frozen.as_ref(), &copy) {
-        return succeed(tx, table, key, row, copy);
+    if has_ours(table, first.kind, first.frozen.as_ref(), &copy) && !must_add(tx, table, row, doubted) {
+        return succeed(tx, table, key, row, copy, true);
     }
     let untouched = match first.kind {
         OperationKind::Insert => copy == ServiceCopy::Absent,

@@ -39,14 +39,20 @@ pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Chang
             return Err(Error::new(ErrorKind::NotFound, format!("{key:?} does not exist")));
         }
         (Change::Insert(body) | Change::Upsert(body), None) => {
+            let body = stamped(tx, table, key, body)?;
             insert(tx, table, &mut row, body.clone());
-            Some(body.clone())
+            Some(body)
         }
         (Change::Replace(body) | Change::Upsert(body), Some(record)) => {
-            let body = body::compose(&table.schema, body, Some(&record.body)).map_err(|error| {
-                Error::caused(ErrorKind::InvalidEntity, format!("{key:?} is not a JSON object"), error)
-            })?;
-            let unchanged = body::sent_equal(&table.schema, &body, &record.body);
+            let body = body::compose(&table.schema, body, Some(&record.body)).map_err(|error| no_object(key, error))?;
+            let unchanged = body::same_data(&table.schema, &body, &record.body);
+            let body = match (unchanged, body::edited(&table.schema, &record.body)) {
+                (true, None) => body,
+                (true, Some(edited)) => {
+                    body::set_edited(&table.schema, &body, edited).map_err(|error| no_object(key, error))?
+                }
+                (false, _) => stamped(tx, table, key, &body)?,
+            };
             replace(tx, table, &mut row, body.clone(), unchanged);
             Some(body)
         }
@@ -59,6 +65,16 @@ pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Chang
     links::settle(tx, table, key, before.as_ref(), &row)?;
     tx.put(key, row);
     Ok(stored)
+}
+
+/// The body with the time of this edit, where its table has a field for that: the service's time, as far as it is known.
+fn stamped(tx: &Tx<'_>, table: &Table, key: &RowKey, body: &Body) -> Result<Body, Error> {
+    let time = tx.service_time().unwrap_or_else(|| tx.now());
+    body::set_edited(&table.schema, body, time).map_err(|error| no_object(key, error))
+}
+
+fn no_object(key: &RowKey, error: serde_json::Error) -> Error {
+    Error::caused(ErrorKind::InvalidEntity, format!("{key:?} is not a JSON object"), error)
 }
 
 fn insert(tx: &mut Tx<'_>, table: &Table, row: &mut Row, body: Body) {
@@ -133,6 +149,7 @@ fn edited(tx: &mut Tx<'_>, operation: &mut Operation) {
     if operation.phase == Phase::Refused {
         operation.key = tx.new_key();
     }
+    operation.edited = tx.service_time();
 }
 
 fn queue(tx: &mut Tx<'_>, table: &Table, row: &mut Row, kind: OperationKind, version: Option<String>) {
@@ -146,7 +163,7 @@ fn queue(tx: &mut Tx<'_>, table: &Table, row: &mut Row, kind: OperationKind, ver
         frozen: None,
         fingerprint: table.fingerprint,
         schema: table.version,
-        edited: None,
+        edited: tx.service_time(),
         attempts: 0,
         rounds: 0,
     });

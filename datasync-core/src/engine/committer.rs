@@ -31,6 +31,7 @@ use crate::{
     engine::{
         account::Present,
         links::{Link, link_keys, names},
+        service::{self, Service},
         table::Tables,
         watch::Watchers,
     },
@@ -160,6 +161,7 @@ pub(crate) struct Tx<'a> {
     own: Overlay,
     tables: &'a Tables,
     clock: &'a dyn Clock,
+    service: &'a Service,
 }
 
 impl Tx<'_> {
@@ -273,6 +275,16 @@ impl Tx<'_> {
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
+
+    /// What is known of the service.
+    pub(crate) fn service(&self) -> &Service {
+        self.service
+    }
+
+    /// The time by the service's clock, as far as that is known.
+    pub(crate) fn service_time(&self) -> Option<Timestamp> {
+        self.service.time(self.now())
+    }
 }
 
 fn unread(what: String) -> Error {
@@ -337,6 +349,7 @@ pub(crate) struct Committer {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     tables: Arc<Tables>,
+    service: Arc<Service>,
     watchers: Arc<Watchers>,
     present: Arc<Present>,
     state: Mutex<State>,
@@ -354,11 +367,13 @@ impl Committer {
         clock: Arc<dyn Clock>,
         tables: Arc<Tables>,
         present: Present,
+        service: Arc<Service>,
     ) -> Committer {
         Committer {
             store,
             clock,
             tables,
+            service,
             watchers: Arc::default(),
             present: Arc::new(present),
             state: Mutex::default(),
@@ -427,6 +442,7 @@ impl Committer {
             store: Arc::clone(&self.store),
             clock: Arc::clone(&self.clock),
             tables: Arc::clone(&self.tables),
+            service: Arc::clone(&self.service),
             watchers: Arc::clone(&self.watchers),
             present: Arc::clone(&self.present),
         };
@@ -453,6 +469,7 @@ struct Engine {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     tables: Arc<Tables>,
+    service: Arc<Service>,
     watchers: Arc<Watchers>,
     present: Arc<Present>,
 }
@@ -484,7 +501,7 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
             }
         };
         let mut snapshot = read(store, wanted(members), known, engine.present.get()).await?;
-        let group = loop {
+        let mut group = loop {
             let group = plan(engine, members, &snapshot);
             let wanted = snapshot.wanted.take();
             if wanted.is_empty() {
@@ -495,6 +512,8 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
         if group.is_empty() {
             return Ok(known);
         }
+        let news = engine.service.news();
+        group.notes.extend(news.iter().map(|note| (service::NOTE.into(), Some(note.clone()))));
         let next = Head {
             number: known.number + 1,
             id: random_key(clock),
@@ -503,6 +522,7 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
         };
         let under_way = engine.watchers.commit();
         if commit(store, &engine.tables, &group, next).await? {
+            news.iter().for_each(|note| engine.service.stored(note));
             let everybody = group.present.is_some() || !group.clear.is_empty();
             if let Some(account) = group.present {
                 engine.present.set(account);
@@ -525,7 +545,8 @@ fn plan(engine: &Engine, members: &mut [Box<dyn Member>], snapshot: &Snapshot) -
     let mut group = Overlay { last_place, ..Overlay::default() };
     for member in members.iter_mut() {
         let own = Overlay { last_place: group.last_place, ..Overlay::default() };
-        let mut tx = Tx { snapshot, group: &group, own, tables: &engine.tables, clock: &*engine.clock };
+        let (clock, service) = (&*engine.clock, &*engine.service);
+        let mut tx = Tx { snapshot, group: &group, own, tables: &engine.tables, clock, service };
         if member.plan(&mut tx) {
             let own = tx.own;
             group.absorb(own);

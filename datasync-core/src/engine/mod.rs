@@ -15,6 +15,7 @@ pub(crate) mod page;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod scope;
+pub(crate) mod service;
 pub(crate) mod table;
 pub(crate) mod verify;
 pub(crate) mod watch;
@@ -32,14 +33,15 @@ use crate::{
         committer::Committer,
         crossing::Crossing,
         joined::Joined,
+        service::Service,
         table::{Table, Tables},
     },
     error::Error,
-    events::Events,
+    events::{Events, SyncEvent},
     report::{PullReport, PushReport},
     row::{RowKey, ServiceCopy},
     store::{ScopeKey, Store},
-    transport::{RowRequest, ServiceRow, Transport, TransportError},
+    transport::{Capabilities, RowRequest, ServiceRow, Transport, TransportError},
 };
 
 /// One run of a push, shared by the callers of its account.
@@ -57,6 +59,7 @@ pub(crate) struct Engine {
     pub(crate) settings: SyncSection,
     pub(crate) tables: Arc<Tables>,
     pub(crate) committer: Committer,
+    pub(crate) service: Arc<Service>,
     pub(crate) crossing: Arc<Crossing>,
     pub(crate) events: Events,
     pub(crate) pushing: Mutex<BTreeMap<Arc<str>, Arc<PushRun>>>,
@@ -66,6 +69,20 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn key(&self, table: &Table, id: impl Into<Arc<str>>) -> RowKey {
         RowKey { account: self.account(), table: Arc::clone(&table.name), id: id.into() }
+    }
+
+    /// What the service can do; remembered for the time without a network.
+    pub(crate) async fn capabilities(&self) -> Result<Capabilities, TransportError> {
+        let capabilities = self.transport.capabilities().await?;
+        if self.service.learn(&capabilities) && !capabilities.keys {
+            for table in self.tables.0.values().filter(|table| table.rules.merges()) {
+                let fields: Vec<String> = table.rules.sums().map(str::to_owned).collect();
+                if !fields.is_empty() {
+                    self.events.emit(|| SyncEvent::CannotSum { table: Arc::clone(&table.name), fields });
+                }
+            }
+        }
+        Ok(capabilities)
     }
 
     /// What the service has of a row.

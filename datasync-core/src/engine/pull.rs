@@ -17,7 +17,7 @@ use crate::{
     engine::{
         Engine,
         committer::{Reads, Tx},
-        conflict::Settled,
+        conflict::{self, Settled},
         crossing::Request,
         joined::Requests,
         page::{self, Effect},
@@ -121,6 +121,7 @@ impl Run {
             }
             if requests.close() {
                 let report = self.report;
+                conflict::expire_losers(&self.engine).await?;
                 self.engine.events.emit(|| SyncEvent::PullEnded { table, report });
                 return Ok(report);
             }
@@ -133,6 +134,10 @@ impl Run {
         self.engine.check_present(&account)?;
         self.engine.check_sign_in(&account).await?;
         let paused = self.engine.paused(&account).await?.is_some();
+        if self.table.rules.sums().next().is_some() {
+            // A page may find a conflict before anything was pushed. A service that cannot say so now has no page either.
+            self.engine.capabilities().await?;
+        }
         let generation = self.engine.store.head().await?.generation;
         let mut stored = self.begin(generation).await?;
         let mut total = None;

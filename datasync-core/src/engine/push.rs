@@ -10,7 +10,7 @@ use futures::FutureExt;
 use jiff::Timestamp;
 
 use crate::{
-    engine::{Engine, joined::Requests, links, wave},
+    engine::{Engine, conflict, joined::Requests, links, wave},
     error::{Error, ErrorKind},
     events::SyncEvent,
     report::PushReport,
@@ -81,7 +81,7 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
                     run.check_pause()?;
                     engine.check_sign_in(&run.account).await?;
                     // A service that cannot say so now is sent one operation after the other.
-                    *capabilities.insert(engine.transport.capabilities().await.unwrap_or_default().batch.max(1))
+                    *capabilities.insert(engine.capabilities().await.unwrap_or_default().batch.max(1))
                 }
             };
             let answered = run.progress.answered();
@@ -100,6 +100,9 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
         } else if requests.close() {
             run.progress.report.blocked = run.passed;
             let report = run.progress.report;
+            if capabilities.is_some() {
+                conflict::expire_losers(engine).await?;
+            }
             engine.events.emit(|| SyncEvent::PushEnded(report));
             return Ok(report);
         }

@@ -3,8 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::{
-    config::ConflictPolicy,
-    engine::{conflict::Resolve, links::Link},
+    engine::{conflict::Rules, links::Link},
     error::{Error, ErrorKind},
     query::{QueryDescription, table_spec},
     schema::TableSchema,
@@ -21,8 +20,8 @@ pub(crate) struct Table {
     /// The query that the configuration names for the table's pulls, and its name.
     pub(crate) pulled: QueryDescription,
     pub(crate) query_id: Option<String>,
-    pub(crate) policy: ConflictPolicy,
-    pub(crate) resolver: Option<Arc<Resolve>>,
+    /// How its conflicts are settled.
+    pub(crate) rules: Rules,
     /// The fields that name rows of other tables, and those of other tables that name rows of this one.
     pub(crate) parents: Vec<Link>,
     pub(crate) children: Vec<Link>,
@@ -40,7 +39,7 @@ impl Table {
 
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("name", &self.name).field("policy", &self.policy).finish_non_exhaustive()
+        f.debug_struct("Table").field("name", &self.name).field("rules", &self.rules).finish_non_exhaustive()
     }
 }
 

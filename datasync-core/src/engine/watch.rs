@@ -1,6 +1,7 @@
 //! Who waits for which rows to change. A commit wakes those whose query the changed rows match, or matched before it.
 
 use std::{
+    collections::BTreeSet,
     future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -48,13 +49,65 @@ impl Watcher {
     }
 }
 
+/// How many rows an inbox remembers until somebody looks; behind that only that there were too many.
+const MOST_ROWS: usize = 1_000;
+
+/// Somebody who waits for conflicts.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    /// The rows in conflict that commits have written; `None` if that may be any.
+    changed: Mutex<Option<BTreeSet<RowKey>>>,
+    waker: AtomicWaker,
+}
+
+impl Inbox {
+    /// The rows that have got a conflict, or another side of one, since the last time; `None` if all must be read again.
+    pub(crate) async fn changed(&self) -> Option<BTreeSet<RowKey>> {
+        poll_fn(|context| {
+            self.waker.register(context.waker());
+            let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*changed {
+                Some(rows) if rows.is_empty() => Poll::Pending,
+                _ => Poll::Ready(std::mem::replace(&mut *changed, Some(BTreeSet::new()))),
+            }
+        })
+        .await
+    }
+
+    fn tell(&self, key: Option<&RowKey>) {
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&mut *changed, key) {
+            (Some(rows), Some(key)) if rows.len() < MOST_ROWS => drop(rows.insert(key.clone())),
+            (changed, _) => *changed = None,
+        }
+        drop(changed);
+        self.waker.wake();
+    }
+}
+
 /// All who wait.
 #[derive(Debug, Default)]
-pub(crate) struct Watchers(Mutex<Vec<Weak<Watcher>>>);
+pub(crate) struct Watchers {
+    queries: Mutex<Vec<Weak<Watcher>>>,
+    inboxes: Mutex<Vec<Weak<Inbox>>>,
+}
 
 impl Watchers {
     fn list(&self) -> MutexGuard<'_, Vec<Weak<Watcher>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn inboxes(&self) -> MutexGuard<'_, Vec<Weak<Inbox>>> {
+        self.inboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for conflicts from now on.
+    pub(crate) fn add_inbox(&self) -> Arc<Inbox> {
+        let inbox = Arc::new(Inbox { changed: Mutex::new(Some(BTreeSet::new())), waker: AtomicWaker::new() });
+        let mut inboxes = self.inboxes();
+        inboxes.retain(|known| known.strong_count() > 0);
+        inboxes.push(Arc::downgrade(&inbox));
+        inbox
     }
 
     /// Waits for the rows of a query from now on.
@@ -97,6 +150,13 @@ impl Commit<'_> {
                 watcher.wake();
             }
         }
+        for inbox in self.watchers.inboxes().iter().filter_map(Weak::upgrade) {
+            for (key, _, after) in rows.clone() {
+                if after.is_some_and(|row| row.conflict().is_some()) {
+                    inbox.tell(Some(key));
+                }
+            }
+        }
     }
 }
 
@@ -104,6 +164,7 @@ impl Drop for Commit<'_> {
     fn drop(&mut self) {
         if !self.known {
             self.watchers.list().iter().filter_map(Weak::upgrade).for_each(|watcher| watcher.wake());
+            self.watchers.inboxes().iter().filter_map(Weak::upgrade).for_each(|inbox| inbox.tell(None));
         }
     }
 }

@@ -17,6 +17,7 @@ use futures::{
     future::{Either, select},
     stream::FuturesUnordered,
 };
+use jiff::Timestamp;
 
 use crate::{
     body,
@@ -150,9 +151,10 @@ fn freeze_one(tx: &mut Tx<'_>, tables: &Tables, key: &RowKey, seen: &Operation) 
         return Ok(None);
     }
     let doubted = operation.in_doubt();
+    let now = tx.service_time();
     if !doubted {
         let unversioned = operation.kind != OperationKind::Insert && operation.version.is_none();
-        match frozen_body(tables, key, operation.kind, record.as_ref()) {
+        match frozen_body(tables, key, operation.kind, record.as_ref(), now) {
             _ if unversioned => park(operation, "the service gives no version, so that a change cannot be guarded"),
             Err(error) => park(operation, &error.to_string()),
             Ok(body) => {
@@ -190,13 +192,14 @@ fn frozen_body(
     key: &RowKey,
     kind: OperationKind,
     record: Option<&Record>,
+    now: Option<Timestamp>,
 ) -> Result<Option<crate::row::Body>, Error> {
     let table = tables.get(&key.table)?;
     match (kind, record) {
         (OperationKind::Delete, _) => Ok(None),
         (_, None) => Err(Error::new(ErrorKind::Store, format!("{key:?} has an operation but no record"))),
         (kind, Some(record)) => {
-            let body = body::sendable(&table.schema, &record.body, kind == OperationKind::Undelete);
+            let body = body::sendable(&table.schema, &record.body, kind == OperationKind::Undelete, now);
             body.map(Some).map_err(|error| {
                 Error::caused(ErrorKind::InvalidEntity, format!("{key:?} is not a JSON object"), error)
             })

@@ -32,3 +32,4 @@ pub use plan::{Access, KeyRange, Sorted, plan};
 pub use print::{Dialect, milliseconds};
 pub use typed::{Field, Filter, Operand, Order, Query, TextField};
 pub use value::timestamp;
+pub(crate) use value::compare_json;

@@ -210,6 +210,11 @@ fn text(raw: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Borrowed(inner))
 }
 
+/// The order of two values of a field of this kind; `None` where it has none.
+pub(crate) fn compare_json(kind: &FieldKind, one: &RawValue, other: &RawValue) -> Option<Ordering> {
+    Value::of_json(kind, one).compare(&Value::of_json(kind, other))
+}
+
 /// A GeoJSON point; whatever lies beyond longitude and latitude is not looked at, and what is none counts as null.
 fn point(raw: &str) -> Value<'static> {
     #[derive(serde::Deserialize)]

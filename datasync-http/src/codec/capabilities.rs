@@ -17,6 +17,8 @@ pub(crate) struct Extensions {
     pub(crate) delta: bool,
     /// The limits of a batch; none if there is no batch.
     pub(crate) batch: Option<BatchLimits>,
+    /// Whether idempotency keys are remembered.
+    pub(crate) keys: bool,
     /// Whether requests may be compressed.
     pub(crate) gzip: bool,
     /// Whether it was the service that said so, and not perhaps a network that wants a sign-in.
@@ -31,12 +33,15 @@ pub(crate) struct BatchLimits {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Document {
     version: u32,
     #[serde(default)]
     delta: bool,
     #[serde(default)]
     batch: Option<BatchLimits>,
+    #[serde(default)]
+    key_days: u32,
     #[serde(default)]
     gzip: bool,
 }
@@ -53,6 +58,7 @@ pub(crate) fn read(response: &HttpResponse) -> Result<Extensions, TransportError
             Ok(document.map_or(Extensions::default(), |document| Extensions {
                 delta: document.delta,
                 batch: document.batch.filter(|limits| limits.operations > 1),
+                keys: document.key_days > 0,
                 gzip: document.gzip,
                 certain: true,
             }))
@@ -72,9 +78,10 @@ mod tests {
             read(&HttpResponse { status, headers: Vec::new(), body: body.as_bytes().to_vec() }).ok()
         };
         let none = |certain| Some(Extensions { certain, ..Extensions::default() });
-        let all = r#"{"version":1,"delta":true,"batch":{"operations":10,"bytes":99},"gzip":true,"later":[]}"#;
+        let all =
+            r#"{"version":1,"delta":true,"keyDays":30,"batch":{"operations":10,"bytes":99},"gzip":true,"later":[]}"#;
         let batch = Some(BatchLimits { operations: 10, bytes: 99 });
-        assert_eq!(read(200, all), Some(Extensions { delta: true, batch, gzip: true, certain: true }));
+        assert_eq!(read(200, all), Some(Extensions { delta: true, batch, keys: true, gzip: true, certain: true }));
         for (status, body) in [
             (403, ""),
             (302, ""),

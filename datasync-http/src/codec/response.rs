@@ -183,7 +183,8 @@ fn reason(body: &[u8]) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn date(value: &str) -> Option<Timestamp> {
+/// The time of a `Date`.
+pub(crate) fn date(value: &str) -> Option<Timestamp> {
     Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()
 }
 

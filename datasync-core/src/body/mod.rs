@@ -1,0 +1,268 @@
+//! The JSON of an entity, field by field. Values that are not looked into keep their bytes.
+//!
+//! # When two bodies are equal
+//!
+//! An answered copy that is equal to what was sent settles a conflict (DESIGN.md section 6), a write that leaves a row equal
+//! queues nothing, and a merge asks of each field whether a side has changed it. All of them ask here.
+//!
+//! | what differs | equal? | why |
+//! | --- | --- | --- |
+//! | `version`, `updatedAt`, `deleted` | yes | the service owns them. A copy with `deleted: true` is no live row, and so equal to none |
+//! | `id` | yes | bodies of one row are compared |
+//! | a field marked local | yes | it is never sent |
+//! | the field of the edit's time | no for what was sent; yes between two sides of a conflict | the same edit made twice is one edit |
+//! | a field that is missing here and null there | yes | serde and services leave nulls out as they like |
+//! | a field that is missing here and has its type's default there (`0`, `""`, `[]`) | no | a service may have another default |
+//! | the order of members, spaces, `\u0061` for `a` | yes | it is the same JSON |
+//! | the order or number of the elements of an array | no | it may mean something |
+//! | `1.10`, `1.1`, `11e-1`, `"1.1"` in a field that is a number | yes | one number, however it is spelled |
+//! | `9007199254740993` and `9007199254740992`, digits behind the 17th of a decimal | no | numbers are compared to the last digit |
+//! | two spellings of the same 64-bit number in a floating-point field | yes | the field has no further digits |
+//! | times that differ below the millisecond, or in the offset (`+01:00`) | yes | services keep 0 to 7 decimals, the wire shows 3 |
+//! | UUIDs that differ in case, `10:00` and `10:00:00.000` in a field that is a time | yes | one value |
+//! | texts that differ in case, composition (é) or spaces | no | nobody knows what they mean |
+//! | anything in a field that this build does not know | as JSON: numbers by value, texts by their characters | its kind is not known |
+//! | a body that is no JSON object | no | it agrees with nothing |
+
+mod equal;
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor},
+    ser::{SerializeMap, Serializer},
+};
+use serde_json::value::RawValue;
+
+pub(crate) use self::equal::{elements, float, json as same_json, number, numbers, unquoted};
+
+use crate::{
+    query::milliseconds,
+    row::Body,
+    schema::{DELETED, ID, SERVICE_OWNED, TableSchema},
+};
+
+/// A JSON object whose values are kept as the text that came.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Object<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'a> Object<'a> {
+    pub(crate) fn parse(body: &'a Body) -> Result<Object<'a>, serde_json::Error> {
+        serde_json::from_slice(body.as_bytes())
+    }
+
+    /// The value of a field; `None` if it is missing or null.
+    pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.raw(name).filter(|value| value.get() != "null")
+    }
+
+    /// The value of a field as it is written, a null too; `None` if it is missing.
+    pub(crate) fn raw(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| *value)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.names().any(|key| key == name)
+    }
+
+    fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.0.retain(|(name, _)| keep(name));
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: Option<&'a RawValue>) {
+        match (self.0.iter_mut().find(|(key, _)| key == name), value) {
+            (Some(slot), Some(value)) => slot.1 = value,
+            (None, Some(value)) => self.0.push((name.to_owned(), value)),
+            (Some(_), None) => self.0.retain(|(key, _)| key != name),
+            (None, None) => {}
+        }
+    }
+
+    pub(crate) fn to_body(&self) -> Body {
+        let mut bytes = Vec::new();
+        // Texts that were parsed from JSON are JSON again.
+        if serde_json::to_writer(&mut bytes, self).is_err() {
+            bytes.clear();
+        }
+        Body::from(bytes)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
+                let mut object = Object::default();
+                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                    if object.has(&name) {
+                        object.set(&name, Some(value));
+                    } else {
+                        object.0.push((name, value));
+                    }
+                }
+                Ok(object)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in &self.0 {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// A field that holds text, as an id is written in JSON; `None` if it is missing, null or of another kind.
+pub(crate) fn text(body: &Body, name: &str) -> Option<String> {
+    let value = Object::parse(body).ok()?.get(name)?;
+    serde_json::from_str(value.get()).ok()
+}
+
+pub(crate) fn is_local(schema: &TableSchema, name: &str) -> bool {
+    schema.field(name).is_some_and(|field| field.local)
+}
+
+fn is_service_owned(name: &str) -> bool {
+    SERVICE_OWNED.contains(&name)
+}
+
+/// Whether a field belongs to what is sent and compared.
+pub(crate) fn is_sent(schema: &TableSchema, name: &str) -> bool {
+    name != ID && !is_service_owned(name) && !is_local(schema, name)
+}
+
+/// The body of a local write: the fields that the app wrote, and of the stored body those that this build does not
+/// know (I16).
+pub(crate) fn compose(schema: &TableSchema, written: &Body, stored: Option<&Body>) -> Result<Body, serde_json::Error> {
+    let Some(stored) = stored else { return Ok(written.clone()) };
+    let stored = Object::parse(stored)?;
+    let mut object = Object::parse(written)?;
+    let mut changed = false;
+    for (name, value) in &stored.0 {
+        if schema.field(name).is_none() && !is_service_owned(name) && !object.has(name) {
+            object.set(name, Some(value));
+            changed = true;
+        }
+    }
+    Ok(if changed { object.to_body() } else { written.clone() })
+}
+
+/// The service's body with the local fields of the stored one (I16).
+pub(crate) fn carry_local(schema: &TableSchema, service: &Body, stored: Option<&Body>) -> Body {
+    let Some(stored) = stored else { return service.clone() };
+    if schema.local_fields().next().is_none() {
+        return service.clone();
+    }
+    let (Ok(stored), Ok(mut object)) = (Object::parse(stored), Object::parse(service)) else {
+        return service.clone();
+    };
+    for name in schema.local_fields() {
+        object.set(name, stored.raw(name));
+    }
+    object.to_body()
+}
+
+/// What is sent of a record: neither local fields nor those that the service owns. The edit's time is cut to `now`, the
+/// service's time, so that a clock that is ahead gives no edit an advantage for longer than that.
+pub(crate) fn sendable(
+    schema: &TableSchema,
+    body: &Body,
+    undelete: bool,
+    now: Option<Timestamp>,
+) -> Result<Body, serde_json::Error> {
+    let cut = match (edited(schema, body), now) {
+        (Some(edited), Some(now)) if edited > now => Some(set_edited(schema, body, now)?),
+        _ => None,
+    };
+    let mut object = Object::parse(cut.as_ref().unwrap_or(body))?;
+    object.retain(|name| name == ID || is_sent(schema, name));
+    let no: Box<RawValue>;
+    if undelete {
+        no = RawValue::from_string("false".to_owned())?;
+        object.set(DELETED, Some(&no));
+        return Ok(object.to_body());
+    }
+    Ok(object.to_body())
+}
+
+/// Whether two bodies agree in every field that is sent.
+pub(crate) fn sent_equal(schema: &TableSchema, one: &Body, other: &Body) -> bool {
+    agree(schema, one, other, |name| is_sent(schema, name))
+}
+
+/// Whether two bodies agree in every field that is sent, whenever they were edited.
+pub(crate) fn same_data(schema: &TableSchema, one: &Body, other: &Body) -> bool {
+    let edited = schema.edited_field();
+    agree(schema, one, other, |name| is_sent(schema, name) && Some(name) != edited)
+}
+
+fn agree(schema: &TableSchema, one: &Body, other: &Body, judged: impl Fn(&str) -> bool) -> bool {
+    let (Ok(one), Ok(other)) = (Object::parse(one), Object::parse(other)) else { return false };
+    let mut names = one.names().chain(other.names()).filter(|name| judged(name));
+    names.all(|name| field_equal(schema, name, one.get(name), other.get(name)))
+}
+
+/// Whether two values of a field are equal; `None` is missing or null.
+pub(crate) fn field_equal(schema: &TableSchema, name: &str, one: Option<&RawValue>, other: Option<&RawValue>) -> bool {
+    equal::values(schema.field(name).map(|field| &field.kind), one, other)
+}
+
+/// When a body was edited, by its own field for that.
+pub(crate) fn edited(schema: &TableSchema, body: &Body) -> Option<Timestamp> {
+    let object = Object::parse(body).ok()?;
+    let text: String = serde_json::from_str(object.get(schema.edited_field()?)?.get()).ok()?;
+    text.parse().ok()
+}
+
+/// The body with the time of its edit, where its table has a field for that.
+pub(crate) fn set_edited(schema: &TableSchema, body: &Body, time: Timestamp) -> Result<Body, serde_json::Error> {
+    let Some(name) = schema.edited_field() else { return Ok(body.clone()) };
+    let mut object = Object::parse(body)?;
+    let time = RawValue::from_string(serde_json::to_string(&milliseconds(time))?)?;
+    object.set(name, Some(&time));
+    Ok(object.to_body())
+}
+
+/// The merge after a success with a second operation queued: a field that the second operation did not change takes
+/// the service's value, one that it changed stays. Also says whether anything still differs from the service.
+pub(crate) fn merge_after_success(
+    schema: &TableSchema,
+    sent: &Body,
+    local: &Body,
+    service: &Body,
+) -> Result<(Body, bool), serde_json::Error> {
+    let (sent, local, service) = (Object::parse(sent)?, Object::parse(local)?, Object::parse(service)?);
+    let mut merged = service.clone();
+    let mut differs = false;
+    for name in local.names().chain(sent.names().filter(|name| !local.has(name))) {
+        let ours = local.get(name);
+        if is_local(schema, name) {
+            merged.set(name, ours);
+        } else if is_sent(schema, name) && !field_equal(schema, name, ours, sent.get(name)) {
+            differs |= !field_equal(schema, name, ours, service.get(name));
+            merged.set(name, local.raw(name));
+        }
+    }
+    Ok((merged.to_body(), differs))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! Bodies that lost a conflict, or went with their row: they are kept until the app removes them or their age has passed.
+
+use uuid::Uuid;
+
+use crate::{
+    body,
+    client::{DatasyncClient, codec},
+    engine::{
+        change::{self, Change},
+        committer::{Reads, Tx},
+    },
+    entity::SyncEntity,
+    error::{Error, ErrorKind},
+    row::{Body, Record, SettledLoser},
+};
+
+impl DatasyncClient {
+    /// The bodies that lost conflicts which a policy, a resolver or a person settled, or went with their row when the service
+    /// was restored from a backup; oldest first. After the configured `loser_age` they are removed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`].
+    pub async fn settled_losers(&self) -> Result<Vec<SettledLoser>, Error> {
+        let account = self.engine.account();
+        let mut all: Vec<SettledLoser> = Vec::new();
+        loop {
+            let after = all.last().map(|loser| loser.id);
+            let page = self.engine.store.losers(&account, after, 1_000).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
+
+    /// Brings a body that was lost back as a local edit: its row is replaced, or inserted if it is gone, and the next push
+    /// sends it over what the service has then. The settled loser is removed in the same commit. Fields that stay on this
+    /// device, and those that the body does not have and this build does not know, stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if there is no such settled loser; [`ErrorKind::UnknownTable`] if the client no longer has its
+    /// table; [`ErrorKind::Store`].
+    pub async fn restore_loser(&self, id: Uuid) -> Result<(), Error> {
+        let before = id.as_u128().checked_sub(1).map(Uuid::from_u128);
+        let found = self.engine.store.losers(&self.engine.account(), before, 1).await?.pop();
+        let Some(loser) = found.filter(|loser| loser.id == id) else {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no settled loser {id}")));
+        };
+        let table = std::sync::Arc::clone(self.engine.tables.get(&loser.key.table)?);
+        let reads = Reads::row(loser.key.clone());
+        let plan = move |tx: &mut Tx<'_>| {
+            let stored = tx.row(&loser.key)?.and_then(|row| row.record);
+            let body = body::carry_local(&table.schema, &loser.body, stored.as_ref().map(|record| &record.body));
+            change::apply(tx, &table, &loser.key, &Change::Upsert(body))?;
+            tx.remove_loser(loser.id);
+            Ok(())
+        };
+        self.engine.committer.commit(reads, plan).await
+    }
+
+    /// Removes settled losers that nobody needs any more.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`].
+    pub async fn forget_losers(&self, ids: impl IntoIterator<Item = Uuid>) -> Result<(), Error> {
+        let ids: Vec<Uuid> = ids.into_iter().collect();
+        let plan = move |tx: &mut Tx<'_>| {
+            ids.iter().for_each(|id| tx.remove_loser(*id));
+            Ok(())
+        };
+        self.engine.committer.commit(Reads::default(), plan).await
+    }
+}
+
+impl SettledLoser {
+    /// The body as an entity.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidEntity`] if it cannot be read as `E`.
+    pub fn entity<E: SyncEntity>(&self) -> Result<E, Error> {
+        let body: &Body = &self.body;
+        let record = Record { body: body.clone(), version: self.version.clone(), updated_at: None, deleted: false };
+        codec::decode(&self.key.id, &record)
+    }
+}

@@ -1,0 +1,119 @@
+//! Resolvers: code that settles the conflicts of a table.
+
+use std::{error::Error as StdError, sync::Arc};
+
+use crate::{
+    client::codec,
+    config::ConflictPolicy,
+    engine::conflict::{Outcome, Resolve, Sides},
+    entity::SyncEntity,
+    error::Error,
+    row::{OperationKind, Record, ServiceCopy},
+};
+
+/// How a conflict ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resolution<E> {
+    /// This device's side is sent again, over the version that was shown; the service's body is kept as a settled loser.
+    Keep,
+    /// The service's side is taken; this device's body is kept as a settled loser.
+    Take,
+    /// This is sent, over the version that was shown. Fields that the entity does not have stay as the service has them.
+    Merged(E),
+    /// It is merged by field, with the rules of the table and its fallback: see [`ConflictPolicy::Merge`].
+    Merge,
+    /// The later edit wins: see [`ConflictPolicy::LastWriterWins`].
+    LastWriterWins,
+    /// It waits for somebody.
+    Park,
+}
+
+/// The sides of a conflict, as a [`ConflictResolver`] sees them.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ResolverConflict<E> {
+    /// The row.
+    pub id: String,
+    /// What this device wants to send.
+    pub kind: OperationKind,
+    /// What was done on the service since: the row was made there, changed, deleted, or brought back.
+    pub service_kind: OperationKind,
+    /// The service's copy that this device's change started from; `None` for an insert.
+    pub base: Option<E>,
+    /// This device's side; `None` if it deleted the row.
+    pub local: Option<E>,
+    /// The service's side; `None` if it deleted the row, or does not have it.
+    pub service: Option<E>,
+}
+
+/// Settles the conflicts of one table, as in Datasync's `AbstractConflictResolver<T>`.
+///
+/// It runs while a commit is planned, perhaps more than once for one conflict: it must be quick and must not block. If
+/// it fails or panics the conflict is parked. Closures `Fn(ResolverConflict<E>) -> Result<Resolution<E>, _>` are
+/// resolvers.
+pub trait ConflictResolver<E>: Send + Sync + 'static {
+    /// Decides.
+    ///
+    /// # Errors
+    ///
+    /// Any error parks the conflict; its text becomes the reason.
+    fn resolve(&self, conflict: ResolverConflict<E>) -> Result<Resolution<E>, Box<dyn StdError + Send + Sync>>;
+}
+
+impl<E, F> ConflictResolver<E> for F
+where
+    F: Fn(ResolverConflict<E>) -> Result<Resolution<E>, Box<dyn StdError + Send + Sync>> + Send + Sync + 'static,
+{
+    fn resolve(&self, conflict: ResolverConflict<E>) -> Result<Resolution<E>, Box<dyn StdError + Send + Sync>> {
+        self(conflict)
+    }
+}
+
+/// A typed resolver without its type.
+pub(crate) fn erase<E: SyncEntity>(resolver: impl ConflictResolver<E>) -> Arc<Resolve> {
+    Arc::new(move |sides: &Sides<'_>| {
+        let read = |record: Option<&Record>| record.map(|record| codec::decode(&sides.key.id, record)).transpose();
+        let typed = || -> Result<ResolverConflict<E>, Error> {
+            Ok(ResolverConflict {
+                id: sides.key.id.as_ref().to_owned(),
+                kind: sides.kind,
+                service_kind: service_kind(sides.base, sides.service),
+                base: read(sides.base.filter(|base| !base.deleted))?,
+                local: read(sides.local)?,
+                service: read(sides.service.live())?,
+            })
+        };
+        let decided = typed().map_err(Into::into).and_then(|conflict| resolver.resolve(conflict));
+        match decided {
+            Ok(resolution) => {
+                outcome(&sides.key.id, resolution).unwrap_or_else(|error| Outcome::Park(error.to_string()))
+            }
+            Err(error) => Outcome::Park(format!("the conflict resolver failed: {error}")),
+        }
+    })
+}
+
+/// What was done to a row on the service since the base.
+pub(crate) fn service_kind(base: Option<&Record>, service: &ServiceCopy) -> OperationKind {
+    match (base, service.live()) {
+        (_, None) => OperationKind::Delete,
+        (None, Some(_)) => OperationKind::Insert,
+        (Some(base), Some(_)) if base.deleted => OperationKind::Undelete,
+        (Some(_), Some(_)) => OperationKind::Replace,
+    }
+}
+
+pub(crate) fn outcome<E: SyncEntity>(id: &str, resolution: Resolution<E>) -> Result<Outcome, Error> {
+    Ok(match resolution {
+        Resolution::Keep => Outcome::Keep,
+        Resolution::Take => Outcome::Take,
+        Resolution::Merge => Outcome::Policy(ConflictPolicy::Merge),
+        Resolution::LastWriterWins => Outcome::Policy(ConflictPolicy::LastWriterWins),
+        Resolution::Park => Outcome::Park("the conflict resolver left it to somebody else".to_owned()),
+        Resolution::Merged(mut entity) => {
+            entity.set_id(id.to_owned());
+            Outcome::Written(codec::encode(&entity)?)
+        }
+    })
+}
