@@ -185,7 +185,7 @@ fn outcome<E: SyncEntity>(id: &str, resolution: Resolution<E>) -> Result<Outcome
         Resolution::Take => Outcome::Take,
         Resolution::Park => Outcome::Park("the conflict resolver left it to somebody else".to_owned()),
         Resolution::Merged(mut entity) => {
-            entity.set_id(id.to_owned());
+            entity.set_id(id)?;
             Outcome::Merged(codec::encode(&entity)?)
         }
     })

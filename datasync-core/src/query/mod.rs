@@ -24,4 +24,7 @@ pub use expr::{BinaryOp, Expr, Function, Literal};
 pub use index::{index_keys, index_text, table_spec};
 pub use plan::{Access, KeyRange, Sorted, plan};
 pub use print::{Dialect, milliseconds};
-pub use typed::{Field, Filter, Operand, Order, Query, TextField};
+pub use typed::{
+    Computed, Condition, Field, Filter, Id, Named, Operand, Order, Place, Query, Rfc3339, Selection, Source, UpdatedAt,
+    constant,
+};
