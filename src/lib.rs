@@ -3,7 +3,7 @@
 pub use datasync_core::*;
 
 #[cfg(feature = "derive")]
-pub use datasync_derive::{SyncEntity, SyncEnum};
+pub use datasync_derive::{SyncEntity, SyncEnum, SyncId};
 #[cfg(feature = "http")]
 pub use datasync_http as http;
 #[cfg(feature = "redb")]
@@ -25,7 +25,7 @@ pub mod prelude {
         query::Query,
     };
     #[cfg(feature = "derive")]
-    pub use datasync_derive::{SyncEntity, SyncEnum};
+    pub use datasync_derive::{SyncEntity, SyncEnum, SyncId};
     #[cfg(feature = "http")]
     pub use datasync_http::HttpTransport;
     #[cfg(feature = "redb")]

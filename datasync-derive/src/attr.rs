@@ -13,8 +13,10 @@ use crate::{
 const CONTAINER_KEYS: [&str; 4] = ["table", "fields", "crate", "index"];
 const FIELD_KEYS: [&str; 10] =
     ["id", "version", "updated_at", "deleted", "index", "local", "parent", "merge", "merge_with", "edited_at"];
+/// The modules of other crates that write a time as RFC 3339 text: the JSON is that of a timestamp.
+const RFC3339: [&str; 2] = ["time::serde::rfc3339", "time::serde::rfc3339::option"];
 const MERGE_RULES: [&str; 6] = ["client", "server", "max", "min", "sum", "union"];
-const ENUM_KEYS: [&str; 1] = ["crate"];
+const VALUE_KEYS: [&str; 1] = ["crate"];
 
 /// The container part of the grammar.
 #[derive(Default)]
@@ -145,14 +147,15 @@ impl SyncContainer {
         sync
     }
 
-    pub(crate) fn of_enum(ctxt: &Ctxt, attrs: &[Attribute]) -> SyncContainer {
+    /// Of an enum or an id.
+    pub(crate) fn of_value(ctxt: &Ctxt, attrs: &[Attribute], what: &str) -> SyncContainer {
         let mut sync = SyncContainer::default();
         let mut seen = Seen { ctxt, names: Vec::new() };
         for item in sync_items(ctxt, attrs) {
             match item.name().as_str() {
                 "crate" if seen.is_new(&item) => sync.krate = krate(ctxt, &item),
                 "crate" => {}
-                _ => unknown(ctxt, &item, "enum", &ENUM_KEYS),
+                _ => unknown(ctxt, &item, what, &VALUE_KEYS),
             }
         }
         sync
@@ -275,6 +278,8 @@ pub(crate) struct SerdeField {
     pub(crate) serialize_with: Option<Ident>,
     /// `with` or `deserialize_with`: serde then wants a default even for an `Option`.
     pub(crate) deserialize_with: Option<Ident>,
+    /// `with` is one of [`RFC3339`].
+    pub(crate) rfc3339: bool,
 }
 
 /// serde reports its own malformed attributes.
@@ -339,8 +344,10 @@ impl SerdeField {
                 "skip" | "skip_serializing" | "skip_deserializing" => serde.skip = Some(item.key),
                 "skip_serializing_if" => serde.skip_serializing_if = true,
                 "with" => {
+                    let path = item.text().unwrap_or_default();
+                    serde.rfc3339 = RFC3339.contains(&path.trim_start_matches("::"));
                     serde.deserialize_with = Some(item.key.clone());
-                    serde.serialize_with = Some(item.key);
+                    serde.serialize_with = (!serde.rfc3339).then_some(item.key);
                 }
                 "serialize_with" => serde.serialize_with = Some(item.key),
                 "deserialize_with" => serde.deserialize_with = Some(item.key),

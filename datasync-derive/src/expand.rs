@@ -66,11 +66,16 @@ pub(crate) fn stand_in(entity: &Entity<'_>) -> TokenStream {
             const SCHEMA: #krate::schema::TableSchema =
                 #krate::schema::TableSchema::new(#table, const { &[] }, const { &[] });
 
-            fn id(&self) -> &::core::primitive::str {
-                ""
+            fn id(&self) -> #krate::__private::Cow<'_, ::core::primitive::str> {
+                #krate::__private::Cow::Borrowed("")
             }
 
-            fn set_id(&mut self, _: ::std::string::String) {}
+            fn set_id(
+                &mut self,
+                _: &::core::primitive::str,
+            ) -> ::core::result::Result<(), #krate::entity::InvalidId> {
+                ::core::result::Result::Ok(())
+            }
         }
     }
 }
@@ -118,12 +123,23 @@ fn handles(entity: &Entity<'_>) -> TokenStream {
     }
 }
 
-/// A value of the field's own type is another text in JSON where serde is told to write it otherwise.
+/// The type of the field, or that of its JSON where it is known to be another one.
+fn written_type(entity: &Entity<'_>, field: &Field<'_>) -> TokenStream {
+    let krate = &entity.krate;
+    let ty = without_self(field.ty, entity.ident);
+    if field.serde.rfc3339 { quote_spanned!(field.ty.span()=> #krate::query::Rfc3339<#ty>) } else { ty }
+}
+
+/// The type of a handle: that of the field, but for an id, for a time that the engine knows better, and where serde writes
+/// another JSON than that of the type.
 fn handle_type(entity: &Entity<'_>, field: &Field<'_>) -> TokenStream {
     let krate = &entity.krate;
-    match field.serde.serialize_with {
-        Some(_) => quote!(#krate::__private::Opaque),
-        None => without_self(field.ty, entity.ident),
+    let ty = written_type(entity, field);
+    match (field.role, &field.serde.serialize_with) {
+        (Some(Role::Id), _) => quote!(#krate::query::Id<#ty>),
+        (Some(Role::UpdatedAt), _) => quote!(#krate::query::UpdatedAt<#ty>),
+        (_, Some(_)) => quote!(#krate::__private::Opaque),
+        (_, None) => ty,
     }
 }
 
@@ -196,7 +212,7 @@ fn checks(entity: &Entity<'_>) -> TokenStream {
     let krate = &entity.krate;
     let mut checks = TokenStream::new();
     for field in &entity.fields {
-        let ty = without_self(field.ty, entity.ident);
+        let ty = written_type(entity, field);
         let span = field.ty.span();
         let mut requires = |name: &str| {
             let name = Ident::new(name, span);
@@ -289,15 +305,18 @@ fn id_accessors(entity: &Entity<'_>) -> TokenStream {
             let name = field.ident;
             let span = field.ty.span();
             let ty = without_self(field.ty, entity.ident);
-            let as_id = quote_spanned!(span=> <#ty as #krate::entity::EntityIdField>::as_id);
-            let from_id = quote_spanned!(span=> <#ty as #krate::entity::EntityIdField>::from_id);
+            let id = quote_spanned!(span=> #krate::__private::IdOf::<#ty>);
             quote! {
-                fn id(&self) -> &::core::primitive::str {
-                    #as_id(&self.#name)
+                fn id(&self) -> #krate::__private::Cow<'_, ::core::primitive::str> {
+                    #id::text(&self.#name)
                 }
 
-                fn set_id(&mut self, id: ::std::string::String) {
-                    self.#name = #from_id(id);
+                fn set_id(
+                    &mut self,
+                    id: &::core::primitive::str,
+                ) -> ::core::result::Result<(), #krate::entity::InvalidId> {
+                    self.#name = #id::parse(id)?;
+                    ::core::result::Result::Ok(())
                 }
             }
         })

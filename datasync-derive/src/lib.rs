@@ -1,4 +1,5 @@
-//! The derive macros of Datasync for Rust: [`SyncEntity`](macro@SyncEntity) and [`SyncEnum`](macro@SyncEnum).
+//! The derive macros of Datasync for Rust: [`SyncEntity`](macro@SyncEntity), [`SyncEnum`](macro@SyncEnum) and
+//! [`SyncId`](macro@SyncId).
 //!
 //! Apps use them through the facade, which is where the generated code looks for the traits; a crate that depends on
 //! another of the workspace's crates says so with `crate = "…"`.
@@ -13,6 +14,7 @@ mod case;
 mod check;
 mod ctxt;
 mod expand;
+mod id;
 mod item;
 mod members;
 #[cfg(test)]
@@ -71,15 +73,16 @@ use crate::{ast::Entity, ctxt::Ctxt};
 /// | `edited_at` | the field holds the time of the last edit, for the policy `last-writer-wins` |
 ///
 /// Only the id is required. On the wire the roles are called `id`, `version`, `updatedAt` and `deleted`; no other field
-/// may have one of these names. The types are a `String` for the id, a `String` for the version, a `jiff::Timestamp` or
-/// a `String` for the time of the last change and a `bool` for the mark of deletion; an `Option` of each but the id.
+/// may have one of these names. The types are a `String`, a `Uuid` or a newtype with [`SyncId`](macro@SyncId) for the id, a
+/// `String` for the version, a `jiff::Timestamp` or a `String` for the time of the last change and a `bool` for the mark of
+/// deletion; an `Option` of each but the id.
 ///
 /// # Kinds
 ///
 /// What the engine can do with a field depends on its type, also through an alias, a newtype with its own
 /// `FieldType` or an `Option`. A field of a type without a `FieldType` is kept and synchronized as it is, and can only
 /// be tested for null. The same holds for a field with `#[serde(with = …)]` or `#[serde(serialize_with = …)]`: its JSON
-/// is not that of its type.
+/// is not that of its type. Only `with = "time::serde::rfc3339"`, and its `option`, is known to write timestamps.
 ///
 /// # What is refused
 ///
@@ -113,6 +116,20 @@ pub fn derive_sync_entity(input: proc_macro::TokenStream) -> proc_macro::TokenSt
 #[proc_macro_derive(SyncEnum, attributes(sync))]
 pub fn derive_sync_enum(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     members::derive(&parse_macro_input!(input as DeriveInput)).into()
+}
+
+/// Makes a struct around a `String` or a `Uuid` a type of ids, for the id of an entity and for foreign keys.
+///
+/// ```ignore
+/// #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SyncId)]
+/// #[serde(transparent)]
+/// pub struct ListId(String);
+/// ```
+///
+/// `#[sync(crate = "path")]` says where the framework is found, as for [`SyncEntity`](macro@SyncEntity).
+#[proc_macro_derive(SyncId, attributes(sync))]
+pub fn derive_sync_id(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    id::derive(&parse_macro_input!(input as DeriveInput)).into()
 }
 
 /// `SyncEntity` without the compiler around it, as the tests call it.

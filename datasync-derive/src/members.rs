@@ -12,7 +12,7 @@ use crate::{
 
 pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
     let ctxt = Ctxt::default();
-    let sync = SyncContainer::of_enum(&ctxt, &input.attrs);
+    let sync = SyncContainer::of_value(&ctxt, &input.attrs, "enum");
     let members = members(&ctxt, input);
     let generic = !input.generics.params.is_empty() || input.generics.where_clause.is_some();
     if generic {
@@ -74,7 +74,7 @@ fn expand(ident: &Ident, krate: &Path, members: &[(&Ident, String)]) -> TokenStr
         const _: () = {
             #[automatically_derived]
             impl #krate::entity::FieldType for #ident {
-                type Kind = #krate::entity::kind::Enum<#ident>;
+                type Kind = #krate::entity::kind::Members<#ident>;
                 const KIND: #krate::schema::FieldKind = #krate::schema::FieldKind::Enum(
                     #krate::__private::Cow::Borrowed(const { &[#(#krate::__private::Cow::Borrowed(#names)),*] }),
                 );
@@ -102,7 +102,7 @@ fn stand_in(ident: &Ident, krate: &Path) -> TokenStream {
         const _: () = {
             #[automatically_derived]
             impl #krate::entity::FieldType for #ident {
-                type Kind = #krate::entity::kind::Enum<#ident>;
+                type Kind = #krate::entity::kind::Members<#ident>;
                 const KIND: #krate::schema::FieldKind = #krate::schema::FieldKind::Json;
             }
 

@@ -1,6 +1,6 @@
 use syn::{DeriveInput, parse_quote};
 
-use crate::{case::Case, derive, item::suggestion, members};
+use crate::{case::Case, derive, id, item::suggestion, members};
 
 fn errors(input: &DeriveInput) -> Vec<String> {
     let output = derive(input).to_string();
@@ -201,7 +201,7 @@ fn no_input_makes_the_derive_panic() {
         let text = random.input();
         let Ok(input) = syn::parse_str::<DeriveInput>(&text) else { continue };
         parsed += 1;
-        for output in [derive(&input), members::derive(&input)] {
+        for output in [derive(&input), members::derive(&input), id::derive(&input)] {
             if let Err(error) = syn::parse2::<syn::File>(output.clone()) {
                 panic!("{error}: {text}\n{output}");
             }

@@ -18,7 +18,6 @@ use datasync_core::{
     client::{ClientBuilder, DatasyncClient, OfflineTable},
     clock::{Clock, SystemClock},
     config::{ConflictPolicy, SyncConfig},
-    entity::SyncEntity as _,
     store::Store,
 };
 use datasync_derive::SyncEntity;
@@ -295,7 +294,7 @@ pub fn service_rows(rows: &MemoryRepository) -> Vec<(String, String, i64)> {
     let live = rows.rows().into_iter().filter(|row| !row.record.deleted);
     live.map(|row| {
         let note: Note = serde_json::from_slice(row.record.body.as_bytes()).expect("the service holds notes");
-        (note.id().to_owned(), note.title, note.rank)
+        (note.id.clone(), note.title, note.rank)
     })
     .collect()
 }

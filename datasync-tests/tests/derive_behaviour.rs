@@ -158,7 +158,7 @@ mod roles {
     fn a_name_gives_the_role() {
         let mut row = ByName { id: "a".into(), version: None, updated_at: None, deleted: false };
         assert_eq!(row.id(), "a");
-        row.set_id("b".into());
+        row.set_id("b").unwrap();
         assert_eq!(row.id, "b");
         assert_eq!(ByName::SCHEMA.name, "byname");
         assert_eq!(field::<ByName>("updatedAt"), FieldSchema::new("updatedAt", FieldKind::Timestamp, true));
@@ -168,8 +168,8 @@ mod roles {
     #[test]
     fn an_attribute_gives_the_role_and_the_names_of_table_and_handles() {
         let mut row = Note { key: "a".into(), etag: String::new(), changed: None, gone: None, version: String::new() };
-        row.set_id("b".into());
-        assert_eq!((row.id(), row.key.as_str()), ("b", "b"));
+        row.set_id("b").unwrap();
+        assert_eq!((&*row.id(), row.key.as_str()), ("b", "b"));
         assert_eq!(Note::SCHEMA.name, "notes");
         let fields: NoteColumns = <Note as SyncEntity>::FIELDS;
         assert_eq!(fields.etag.name(), "version");
@@ -207,7 +207,7 @@ mod kinds {
     struct Cents(i64);
 
     impl FieldType for Cents {
-        type Kind = datasync_core::entity::kind::Whole;
+        type Kind = datasync_core::entity::kind::WholeNumbers;
         const KIND: FieldKind = FieldKind::I64;
     }
 

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::HashMap, error::Error, fs, path::PathBuf};
 
 use datasync::{
     client::{DatasyncClient, OfflineTable},
-    entity::SyncEntity,
+    entity::{InvalidId, SyncEntity},
     http::HttpTransport,
     memory::MemoryStore,
     query::{Query, QueryDescription, index_keys, table_spec},
@@ -56,12 +56,13 @@ macro_rules! table {
                 TableSchema::new($table, OF, $indexes)
             };
 
-            fn id(&self) -> &str {
-                self.0.get("id").and_then(Value::as_str).unwrap_or_default()
+            fn id(&self) -> Cow<'_, str> {
+                self.0.get("id").and_then(Value::as_str).unwrap_or_default().into()
             }
 
-            fn set_id(&mut self, id: String) {
+            fn set_id(&mut self, id: &str) -> std::result::Result<(), InvalidId> {
                 self.0.insert("id".to_owned(), id.into());
+                Ok(())
             }
         }
     };
@@ -124,7 +125,7 @@ impl<E: SyncEntity> Table<E> {
 
     async fn query(&self, description: QueryDescription) -> Result<Value> {
         let rows = self.table.query().with(Query::of(description)?).to_rows().await?;
-        let ids: Vec<&str> = rows.rows.iter().map(SyncEntity::id).collect();
+        let ids: Vec<Cow<'_, str>> = rows.rows.iter().map(SyncEntity::id).collect();
         Ok(json!({ "ids": ids, "total": rows.total }))
     }
 }

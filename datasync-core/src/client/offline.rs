@@ -19,9 +19,9 @@ use crate::{
         push,
         table::Table,
     },
-    entity::{SyncEntity, Written, check_id},
+    entity::{RowId, SyncEntity, Written, check_id},
     error::Error,
-    query::{Access, Filter, Order, Query, QueryDescription},
+    query::{Access, Condition, Order, Query, QueryDescription},
     report::{PurgeReport, PushReport},
     row::{Body, Record, RowKey},
 };
@@ -106,8 +106,8 @@ impl<E: SyncEntity> OfflineTable<E> {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`](crate::error::ErrorKind::NotFound), [`ErrorKind::Store`](crate::error::ErrorKind::Store); nothing is changed then.
-    pub async fn delete(&self, id: &str) -> Result<(), Error> {
-        self.change(vec![(self.key(id), Change::Delete)]).await?;
+    pub async fn delete(&self, id: &(impl RowId + ?Sized)) -> Result<(), Error> {
+        self.change(vec![(self.key(&id.as_text()), Change::Delete)]).await?;
         Ok(())
     }
 
@@ -121,10 +121,11 @@ impl<E: SyncEntity> OfflineTable<E> {
     /// Gives the entity an id if it has none, and checks it.
     fn own_id(&self, entity: &mut E) -> Result<String, Error> {
         if entity.id().is_empty() {
-            entity.set_id(ordered_id(&*self.engine.clock).to_string());
+            entity.set_id(&ordered_id(&*self.engine.clock).to_string())?;
         }
-        check_id(entity.id())?;
-        Ok(entity.id().to_owned())
+        let id = entity.id().into_owned();
+        check_id(&id)?;
+        Ok(id)
     }
 
     async fn change(&self, changes: Vec<(RowKey, Change)>) -> Result<(), Error> {
@@ -144,7 +145,8 @@ impl<E: SyncEntity> OfflineTable<E> {
     /// # Errors
     ///
     /// [`ErrorKind::Store`](crate::error::ErrorKind::Store), [`ErrorKind::InvalidEntity`](crate::error::ErrorKind::InvalidEntity) if what is stored cannot be read as `E`.
-    pub async fn get(&self, id: &str) -> Result<Option<E>, Error> {
+    pub async fn get(&self, id: &(impl RowId + ?Sized)) -> Result<Option<E>, Error> {
+        let id = &id.as_text();
         let mut rows = self.engine.store.get(&[self.key(id)]).await?;
         let record = rows.pop().flatten().and_then(|row| row.record);
         record.map(|record| codec::decode(id, &record)).transpose()
@@ -240,14 +242,26 @@ impl<E: SyncEntity> OfflineQuery<E> {
     }
 
     /// Only the rows that match the condition made from the fields, and every earlier condition.
-    pub fn filter(mut self, condition: impl FnOnce(E::Fields) -> Filter<E>) -> Self {
+    pub fn filter<C: Condition<E>>(mut self, condition: impl FnOnce(E::Fields) -> C) -> Self {
         self.query = self.query.filter(condition);
         self
     }
 
-    /// Orders by this key, after the keys given before.
+    /// Orders by this key before all keys given so far: they order the rows that agree in it.
     pub fn order_by(mut self, key: impl FnOnce(E::Fields) -> Order<E>) -> Self {
         self.query = self.query.order_by(key);
+        self
+    }
+
+    /// Orders the rows that agree in all keys given so far by this key.
+    pub fn then_by(mut self, key: impl FnOnce(E::Fields) -> Order<E>) -> Self {
+        self.query = self.query.then_by(key);
+        self
+    }
+
+    /// Shows rows that the service has soft-deleted, too.
+    pub fn include_deleted(mut self) -> Self {
+        self.query = self.query.include_deleted();
         self
     }
 

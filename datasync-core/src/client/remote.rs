@@ -4,12 +4,12 @@ use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc};
 
 use crate::{
     body,
-    client::{codec, search::Rows},
+    client::{IntoQuery, codec, search::Rows},
     clock::random_key,
     engine::Engine,
-    entity::{SyncEntity, check_id},
+    entity::{RowId, SyncEntity, check_id},
     error::{Error, ErrorKind},
-    query::{Filter, Order, Query},
+    query::{Condition, Order, Query},
     row::OperationKind,
     transport::{PageRequest, Purpose, PushOperation, PushOutcome, RowRequest, ServiceRow},
 };
@@ -100,7 +100,8 @@ impl<E: SyncEntity> RemoteTable<E> {
     ///
     /// [`ErrorKind::InvalidId`], [`ErrorKind::Unreachable`], [`ErrorKind::Unauthenticated`], [`ErrorKind::Service`],
     /// [`ErrorKind::InvalidEntity`] if the answer cannot be read as `E`.
-    pub async fn get(&self, id: &str) -> Result<Option<Remote<E>>, Error> {
+    pub async fn get(&self, id: &(impl RowId + ?Sized)) -> Result<Option<Remote<E>>, Error> {
+        let id = &*id.as_text();
         check_id(id)?;
         let (account, table) = (self.engine.account(), Arc::clone(&self.name));
         let request = RowRequest { account, table, id: id.into(), include_deleted: false };
@@ -115,7 +116,7 @@ impl<E: SyncEntity> RemoteTable<E> {
     /// [`ErrorKind::Conflict`] if the id exists, else as [`get`](RemoteTable::get).
     pub async fn insert(&self, mut entity: E) -> Result<Remote<E>, Error> {
         if entity.id().is_empty() {
-            entity.set_id(crate::clock::ordered_id(&*self.engine.clock).to_string());
+            entity.set_id(&crate::clock::ordered_id(&*self.engine.clock).to_string())?;
         }
         self.send(OperationKind::Insert, &entity, None).await
     }
@@ -136,14 +137,14 @@ impl<E: SyncEntity> RemoteTable<E> {
     ///
     /// As [`replace`](RemoteTable::replace), but for `NotFound`.
     pub async fn delete(&self, row: &Remote<E>) -> Result<(), Error> {
-        match self.push(OperationKind::Delete, row.entity.id(), row.version.clone(), None).await? {
+        match self.push(OperationKind::Delete, &row.entity.id(), row.version.clone(), None).await? {
             PushOutcome::Applied(_) | PushOutcome::NotFound | PushOutcome::Gone => Ok(()),
-            outcome => Err(refused(row.entity.id(), outcome)),
+            outcome => Err(refused(&row.entity.id(), outcome)),
         }
     }
 
     async fn send(&self, kind: OperationKind, entity: &E, version: Option<String>) -> Result<Remote<E>, Error> {
-        let id = entity.id();
+        let id = &*entity.id();
         let invalid = |error: serde_json::Error| Error::caused(ErrorKind::InvalidEntity, error.to_string(), error);
         let now = self.engine.clock.now();
         let edited = self.engine.service.time(now).unwrap_or(now);
@@ -213,15 +214,33 @@ impl<E> fmt::Debug for RemoteQuery<E> {
 }
 
 impl<E: SyncEntity> RemoteQuery<E> {
+    /// This query in place of what was said so far.
+    pub fn with(mut self, query: impl IntoQuery<E>) -> Self {
+        self.query = query.into_query();
+        self
+    }
+
     /// Only the rows that match the condition made from the fields, and every earlier condition.
-    pub fn filter(mut self, condition: impl FnOnce(E::Fields) -> Filter<E>) -> Self {
+    pub fn filter<C: Condition<E>>(mut self, condition: impl FnOnce(E::Fields) -> C) -> Self {
         self.query = self.query.filter(condition);
         self
     }
 
-    /// Orders by this key, after the keys given before.
+    /// Orders by this key before all keys given so far: they order the rows that agree in it.
     pub fn order_by(mut self, key: impl FnOnce(E::Fields) -> Order<E>) -> Self {
         self.query = self.query.order_by(key);
+        self
+    }
+
+    /// Orders the rows that agree in all keys given so far by this key.
+    pub fn then_by(mut self, key: impl FnOnce(E::Fields) -> Order<E>) -> Self {
+        self.query = self.query.then_by(key);
+        self
+    }
+
+    /// Asks for rows that the service has soft-deleted, too.
+    pub fn include_deleted(mut self) -> Self {
+        self.query = self.query.include_deleted();
         self
     }
 

@@ -112,7 +112,7 @@ pub(crate) fn outcome<E: SyncEntity>(id: &str, resolution: Resolution<E>) -> Res
         Resolution::LastWriterWins => Outcome::Policy(ConflictPolicy::LastWriterWins),
         Resolution::Park => Outcome::Park("the conflict resolver left it to somebody else".to_owned()),
         Resolution::Merged(mut entity) => {
-            entity.set_id(id.to_owned());
+            entity.set_id(id)?;
             Outcome::Written(codec::encode(&entity)?)
         }
     })

@@ -15,7 +15,7 @@ use crate::{query::Literal, schema::FieldKind};
     message = "the engine cannot compare values of type `{Self}`",
     label = "a field of this type is kept and synchronized, and can only be tested for null",
     note = "numbers, texts, booleans, timestamps, dates, times and UUIDs can be compared, and an `Option` of each; an enum \
-            needs `#[derive(SyncEnum)]`"
+            needs `#[derive(SyncEnum)]`, and a `time::OffsetDateTime` needs `#[serde(with = \"time::serde::rfc3339\")]`"
 )]
 pub trait FieldType {
     /// The kind as a type, which says what a filter can do with a field; see [`kind`].
@@ -54,32 +54,37 @@ macro_rules! field_types {
 }
 
 field_types! {
-    bool: Bool => FieldKind::Bool, value => Literal::Bool(value);
-    i8: Whole => FieldKind::I64, value => Literal::Int(value.into());
-    i16: Whole => FieldKind::I64, value => Literal::Int(value.into());
-    i32: Whole => FieldKind::I64, value => Literal::Int(value.into());
-    i64: Whole => FieldKind::I64, value => Literal::Long(value);
-    u8: Whole => FieldKind::I64, value => Literal::Int(value.into());
-    u16: Whole => FieldKind::I64, value => Literal::Int(value.into());
-    u32: Whole => FieldKind::I64, value => Literal::Long(value.into());
-    f32: Float => FieldKind::F64, value => Literal::Single(value);
-    f64: Float => FieldKind::F64, value => Literal::Double(value);
-    String: Text => FieldKind::Text, value => Literal::Text(value);
-    Timestamp: Timestamp => FieldKind::Timestamp, value => Literal::Timestamp(value);
-    civil::Date: Date => FieldKind::Date, value => Literal::Date(value);
-    civil::Time: Time => FieldKind::Time, value => Literal::Time(value);
-    Uuid: Uuid => FieldKind::Uuid, value => Literal::Uuid(value);
+    bool: Booleans => FieldKind::Bool, value => Literal::Bool(value);
+    i8: WholeNumbers => FieldKind::I64, value => Literal::Int(value.into());
+    i16: WholeNumbers => FieldKind::I64, value => Literal::Int(value.into());
+    i32: WholeNumbers => FieldKind::I64, value => Literal::Int(value.into());
+    i64: WholeNumbers => FieldKind::I64, value => Literal::Long(value);
+    u8: WholeNumbers => FieldKind::I64, value => Literal::Int(value.into());
+    u16: WholeNumbers => FieldKind::I64, value => Literal::Int(value.into());
+    u32: WholeNumbers => FieldKind::I64, value => Literal::Long(value.into());
+    u64: WholeNumbers => FieldKind::I64, value => {
+        i64::try_from(value).map_or_else(|_| Literal::Decimal(value.to_string()), Literal::Long)
+    };
+    f32: Floats => FieldKind::F64, value => Literal::Single(value);
+    f64: Floats => FieldKind::F64, value => Literal::Double(value);
+    String: Texts => FieldKind::Text, value => Literal::Text(value);
+    char: Texts => FieldKind::Text, value => Literal::Text(value.to_string());
+    Timestamp: Timestamps => FieldKind::Timestamp, value => Literal::Timestamp(value);
+    civil::Date: Dates => FieldKind::Date, value => Literal::Date(value);
+    civil::Time: TimesOfDay => FieldKind::Time, value => Literal::Time(value);
+    Uuid: Uuids => FieldKind::Uuid, value => Literal::Uuid(value);
 }
 
 /// A type that an index can order.
 #[diagnostic::on_unimplemented(
     message = "a field of type `{Self}` cannot be indexed",
     label = "this type has no order that an index keeps",
-    note = "booleans, whole numbers, texts, enums, dates, times and UUIDs can be indexed, and an `Option` of each"
+    note = "booleans, whole numbers of up to 64 bits with a sign, texts, ids, enums, dates, times and UUIDs can be indexed, \
+            and an `Option` of each"
 )]
 pub trait IndexKey: FieldType {}
 macro_rules! index_keys { ($($type:ty),*) => { $(impl IndexKey for $type {})* } }
-index_keys!(bool, i8, i16, i32, i64, u8, u16, u32, String, Timestamp, civil::Date, civil::Time, Uuid);
+index_keys!(bool, i8, i16, i32, i64, u8, u16, u32, String, char, Timestamp, civil::Date, civil::Time, Uuid);
 impl<T: IndexKey> IndexKey for Option<T> {}
 
 /// A type whose JSON is an array, the elements of which a merge can join.
@@ -93,3 +98,16 @@ impl<T> MergeByUnion for VecDeque<T> {}
 impl<T, S> MergeByUnion for HashSet<T, S> {}
 impl<T> MergeByUnion for BTreeSet<T> {}
 impl<T: MergeByUnion> MergeByUnion for Option<T> {}
+
+/// A date from its parts, if there is one.
+#[cfg(any(feature = "chrono", feature = "time"))]
+pub(super) fn date(year: i32, month: u32, day: u32) -> Option<civil::Date> {
+    civil::Date::new(i16::try_from(year).ok()?, i8::try_from(month).ok()?, i8::try_from(day).ok()?).ok()
+}
+
+/// A time of day from its parts, if there is one.
+#[cfg(any(feature = "chrono", feature = "time"))]
+pub(super) fn time(hour: u32, minute: u32, second: u32, nanosecond: u32) -> Option<civil::Time> {
+    let [hour, minute, second] = [hour, minute, second].map(|part| i8::try_from(part).ok());
+    civil::Time::new(hour?, minute?, second?, i32::try_from(nanosecond).ok()?).ok()
+}

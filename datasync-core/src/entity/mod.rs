@@ -1,12 +1,23 @@
 //! Entities: the types that an app keeps in tables.
 
 mod field;
+mod id;
 pub mod kind;
+#[cfg(feature = "chrono")]
+mod of_chrono;
+#[cfg(feature = "rust_decimal")]
+mod of_decimal;
+#[cfg(feature = "time")]
+mod of_time;
+mod point;
+mod roles;
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 pub use field::{FieldType, FieldValue, IndexKey, MergeByUnion};
-use jiff::Timestamp;
+pub use id::{EntityId, RowId};
+pub use point::Point;
+pub use roles::{DeletedField, UpdatedAtField, VersionField};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::schema::TableSchema;
@@ -32,63 +43,15 @@ pub trait SyncEntity: Serialize + DeserializeOwned + Clone + Send + Sync + 'stat
     const SCHEMA: TableSchema;
 
     /// The id of this row; empty until the row has one.
-    fn id(&self) -> &str;
+    fn id(&self) -> Cow<'_, str>;
 
     /// Gives this row its id.
-    fn set_id(&mut self, id: String);
+    ///
+    /// # Errors
+    ///
+    /// A text that is no id of the type that this entity has for ids.
+    fn set_id(&mut self, id: &str) -> Result<(), InvalidId>;
 }
-
-/// A type that can be the id of an entity.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be the id of a synchronized entity",
-    label = "an id is a `String`",
-    note = "ids are text on the wire; an empty one becomes a UUIDv7 on insert"
-)]
-pub trait EntityIdField {
-    #[doc(hidden)]
-    fn as_id(&self) -> &str;
-    #[doc(hidden)]
-    fn from_id(id: String) -> Self;
-}
-
-impl EntityIdField for String {
-    fn as_id(&self) -> &str {
-        self
-    }
-
-    fn from_id(id: String) -> String {
-        id
-    }
-}
-
-/// A type that can hold the version of a row: `String` or `Option<String>`.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be the version of a synchronized entity",
-    label = "a version is a `String` or an `Option<String>`"
-)]
-pub trait VersionField {}
-impl VersionField for String {}
-impl VersionField for Option<String> {}
-
-/// A type that can hold the time of the last change on the service.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be the `updatedAt` of a synchronized entity",
-    label = "this is a `jiff::Timestamp`, a `String` or an `Option` of one"
-)]
-pub trait UpdatedAtField {}
-impl UpdatedAtField for Timestamp {}
-impl UpdatedAtField for Option<Timestamp> {}
-impl UpdatedAtField for String {}
-impl UpdatedAtField for Option<String> {}
-
-/// A type that can hold the mark of a deleted row: `bool` or `Option<bool>`.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be the `deleted` of a synchronized entity",
-    label = "this is a `bool` or an `Option<bool>`"
-)]
-pub trait DeletedField {}
-impl DeletedField for bool {}
-impl DeletedField for Option<bool> {}
 
 /// Why a text cannot be the id of a row.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +59,14 @@ impl DeletedField for Option<bool> {}
 pub struct InvalidId {
     id: String,
     reason: &'static str,
+}
+
+impl InvalidId {
+    /// An id that the type of an entity's ids does not have.
+    pub(crate) fn of_another_type(id: &str) -> InvalidId {
+        let id = id.chars().take(MAX_ID_LENGTH + 1).collect();
+        InvalidId { id, reason: "the type of the entity's id has no such value; a UUID is in lower case with dashes" }
+    }
 }
 
 /// The greatest number of characters in an id.

@@ -20,6 +20,12 @@ pub enum Expr {
     Call(Function, Vec<Expr>),
 }
 
+impl From<Literal> for Expr {
+    fn from(literal: Literal) -> Expr {
+        Expr::Literal(literal)
+    }
+}
+
 impl Expr {
     /// Joins two expressions by `op`.
     #[must_use]

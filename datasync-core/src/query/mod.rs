@@ -30,6 +30,9 @@ pub use index::{index_keys, index_text, table_spec};
 pub use options::options;
 pub use plan::{Access, KeyRange, Sorted, plan};
 pub use print::{Dialect, milliseconds};
-pub use typed::{Field, Filter, Operand, Order, Query, TextField};
+pub use typed::{
+    Computed, Condition, Field, Filter, Id, Named, Operand, Order, Place, Query, Rfc3339, Selection, Source, UpdatedAt,
+    constant,
+};
 pub use value::timestamp;
 pub(crate) use value::compare_json;
