@@ -11,7 +11,7 @@ use redb::{ReadOnlyTable, ReadTransaction, TableError};
 use uuid::Uuid;
 
 use super::{Names, bytes, rows};
-use crate::repository::{Changes, Effect, Place, ROWS_A_PAGE, Row, RowQuery, Selection};
+use crate::repository::{Changes, Effect, Page, Place, ROWS_A_PAGE, Row, RowQuery, Selection};
 
 type BytesTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
@@ -48,8 +48,8 @@ fn evaluated(error: QueryError) -> redb::Error {
     redb::Error::Corrupted(error.to_string())
 }
 
-/// A row and its place in the order of the query; the last of a heap is the one that is not wanted.
-struct Found(SortKey, Row);
+/// The id of a row and its place in the order of the query; the last of a heap is the one that is not wanted.
+struct Found(SortKey, Arc<str>);
 
 impl PartialEq for Found {
     fn eq(&self, other: &Found) -> bool {
@@ -71,7 +71,7 @@ impl Ord for Found {
     }
 }
 
-/// Keeps the first rows of a query's order.
+/// Keeps the first ids of a query's order. The rows are read when it is known which: `$skip` may leave out many.
 struct First<'q> {
     query: &'q RowQuery,
     /// How many are kept: those that are skipped, those that are wanted, and one that tells of more.
@@ -81,18 +81,18 @@ struct First<'q> {
 }
 
 impl First<'_> {
-    fn offer(&mut self, row: Row) -> Result<(), redb::Error> {
+    fn offer(&mut self, row: &Row) -> Result<(), redb::Error> {
         if row.record.deleted && !self.query.include_deleted {
             return Ok(());
         }
         let Some(key) = self.query.evaluator.evaluate(&row.id, &row.record).map_err(evaluated)? else { return Ok(()) };
         self.total += 1;
         if self.kept.len() < self.most {
-            self.kept.push(Found(key, row));
+            self.kept.push(Found(key, Arc::clone(&row.id)));
         } else if let Some(mut last) = self.kept.peek_mut()
             && key < last.0
         {
-            *last = Found(key, row);
+            *last = Found(key, Arc::clone(&row.id));
         }
         Ok(())
     }
@@ -111,7 +111,9 @@ pub(super) fn query(read: &ReadTransaction, names: &Names, query: &RowQuery) -> 
     // A page holds only the first rows, so that an index in the query's order is worth its while.
     let first_rows = QueryDescription { top: Some(most as u64), ..query.description.clone() };
     let access = plan(&first_rows, &schema);
-    let Some(table) = open(read, &names.rows)? else { return Ok(selection(first, skip)) };
+    let Some(table) = open(read, &names.rows)? else {
+        return Ok(Selection { total: query.description.count.then_some(0), ..Selection::default() });
+    };
     let stamps = match access.index {
         Some(_) => open(read, &names.stamps)?,
         None => None,
@@ -139,17 +141,17 @@ pub(super) fn query(read: &ReadTransaction, names: &Names, query: &RowQuery) -> 
                     let id = rows::id(value.value())?;
                     let Some(row) = table.get(id.as_bytes())? else { continue };
                     let row = rows::row(&id, row.value())?;
-                    first.offer(row)?;
+                    first.offer(&row)?;
                     if full_at.is_none() && first.enough() {
                         full_at = Some(stamp.to_vec());
                     }
                     continue;
                 }
             };
-            first.offer(row)?;
+            first.offer(&row)?;
         }
     }
-    Ok(selection(first, skip))
+    selection(&table, first, skip)
 }
 
 /// The entries of a range, in one direction or the other.
@@ -179,12 +181,19 @@ fn as_slices((from, to): &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice))
 }
 
-fn selection(first: First<'_>, skip: usize) -> Selection {
+fn selection(table: &BytesTable, first: First<'_>, skip: usize) -> Result<Selection, redb::Error> {
     let (limit, counted) = (first.query.limit, first.query.description.count);
     let kept = first.kept.into_sorted_vec();
-    let more = kept.len() > skip.saturating_add(limit);
-    let rows = kept.into_iter().skip(skip).take(limit).map(|Found(_, row)| row).collect();
-    Selection { rows, more, total: counted.then_some(first.total) }
+    let wanted = kept.get(skip..).unwrap_or_default();
+    let mut page = Page::new(limit);
+    for Found(_, id) in wanted {
+        let Some(row) = table.get(id.as_bytes())? else { continue };
+        if !page.take(rows::row(id, row.value())?) {
+            break;
+        }
+    }
+    let more = wanted.len() > page.rows.len();
+    Ok(Selection { rows: page.rows, more, total: counted.then_some(first.total) })
 }
 
 pub(super) fn changes(
@@ -195,24 +204,28 @@ pub(super) fn changes(
     limit: usize,
 ) -> Result<Changes, redb::Error> {
     let mut changes = Changes { rows: Vec::new(), place: since, more: false };
+    let mut page = Page::new(limit);
     let (Some(table), Some(stamps)) = (open(read, &names.rows)?, open(read, &names.stamps)?) else {
         return Ok(changes);
     };
     let from = since.map(rows::stamp_bytes);
     let from = from.as_ref().map_or(Bound::Unbounded, |from| Bound::Excluded(&from[..]));
     for (looked_at, entry) in stamps.range::<&[u8]>((from, Bound::Unbounded))?.enumerate() {
-        if changes.rows.len() == limit || looked_at == ROWS_A_PAGE {
+        let (key, id) = entry?;
+        let place = rows::stamp(key.value())?;
+        let id: Arc<str> = rows::id(id.value())?;
+        let row = table.get(id.as_bytes())?.map(|row| rows::row(&id, row.value())).transpose()?;
+        let matches = |row: &Row| evaluator.evaluate(&row.id, &row.record).map(|key| key.is_some());
+        let row = match row {
+            Some(row) if matches(&row).map_err(evaluated)? => Some(row),
+            _ => None,
+        };
+        if looked_at == ROWS_A_PAGE || row.is_some_and(|row| !page.take(row)) {
             changes.more = true;
             break;
         }
-        let (key, id) = entry?;
-        changes.place = Some(rows::stamp(key.value())?);
-        let id: Arc<str> = rows::id(id.value())?;
-        let Some(row) = table.get(id.as_bytes())? else { continue };
-        let row = rows::row(&id, row.value())?;
-        if evaluator.evaluate(&row.id, &row.record).map_err(evaluated)?.is_some() {
-            changes.rows.push(row);
-        }
+        changes.place = Some(place);
     }
+    changes.rows = page.rows;
     Ok(changes)
 }
