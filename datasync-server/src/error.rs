@@ -45,8 +45,9 @@ impl From<QueryError> for Refusal {
 }
 
 impl From<RepositoryError> for Refusal {
-    /// What went wrong inside is not told to a client.
-    fn from(_: RepositoryError) -> Refusal {
+    /// What went wrong inside is told to the operator, and not to a client.
+    fn from(error: RepositoryError) -> Refusal {
+        tracing::error!("a request could not be answered: {error}");
         Refusal::empty(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }

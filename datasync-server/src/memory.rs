@@ -21,8 +21,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::repository::{
-    Change, Changes, Effect, Idempotency, Judged, KEYS_KEPT, Place, ROWS_A_PAGE, Repository, RepositoryError, Row,
-    RowQuery, Selection, WriteOutcome, judge, monotone,
+    Change, Changes, Effect, Idempotency, Judged, KEYS_KEPT, Page, Place, ROWS_A_PAGE, Repository, RepositoryError,
+    Row, RowQuery, Selection, WriteOutcome, judge, monotone,
 };
 
 /// Which times a [`MemoryRepository`] gives its rows, so that a client can be tested against services that do it worse.
@@ -222,9 +222,10 @@ impl Repository for MemoryRepository {
         found.sort_unstable_by(|one, other| self.order(&query.description, one, other));
         let skip = usize::try_from(query.description.skip).unwrap_or(usize::MAX);
         let total = query.description.count.then_some(found.len() as u64);
-        let more = found.len() > skip.saturating_add(query.limit);
-        let rows = found.iter().skip(skip).take(query.limit).map(|(_, row)| self.shown(row)).collect();
-        Ok(Selection { rows, more, total })
+        let wanted = found.get(skip..).unwrap_or_default();
+        let mut page = Page::new(query.limit);
+        let more = !wanted.iter().all(|(_, row)| page.take(self.shown(row)));
+        Ok(Selection { rows: page.rows, more, total })
     }
 
     async fn changes(
@@ -236,17 +237,20 @@ impl Repository for MemoryRepository {
         let state = self.state();
         let from = since.map_or(Bound::Unbounded, |place| Bound::Excluded(place.sequence));
         let mut changes = Changes { rows: Vec::new(), place: since, more: false };
+        let mut page = Page::new(limit);
         for (looked_at, (sequence, (time, id))) in state.by_sequence.range((from, Bound::Unbounded)).enumerate() {
-            if changes.rows.len() == limit || looked_at == ROWS_A_PAGE {
+            let matches = |row: &&Row| evaluator.evaluate(&row.id, &row.record).map(|key| key.is_some());
+            let row = match state.rows.get(id) {
+                Some(row) if matches(&row).map_err(RepositoryError::new)? => Some(self.shown(row)),
+                _ => None,
+            };
+            if looked_at == ROWS_A_PAGE || row.is_some_and(|row| !page.take(row)) {
                 changes.more = true;
                 break;
             }
             changes.place = Some(Place { updated_at: *time, sequence: *sequence });
-            let Some(row) = state.rows.get(id) else { continue };
-            if evaluator.evaluate(&row.id, &row.record).map_err(RepositoryError::new)?.is_some() {
-                changes.rows.push(self.shown(row));
-            }
         }
+        changes.rows = page.rows;
         Ok(changes)
     }
 

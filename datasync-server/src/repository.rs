@@ -15,6 +15,34 @@ pub const KEYS_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// How many rows a page of changes looks at, at most: a filter that matches few rows costs bounded work.
 pub(crate) const ROWS_A_PAGE: usize = 20_000;
 
+/// How long the bodies of a page's rows are together, at most, in bytes; a longer row is a page of its own.
+const BYTES_A_PAGE: usize = 8 * 1024 * 1024;
+
+/// The rows of a page while they are gathered.
+pub(crate) struct Page {
+    pub(crate) rows: Vec<Row>,
+    limit: usize,
+    bytes: usize,
+}
+
+impl Page {
+    pub(crate) fn new(limit: usize) -> Page {
+        Page { rows: Vec::new(), limit, bytes: 0 }
+    }
+
+    /// Takes one more row, if there is room for it.
+    pub(crate) fn take(&mut self, row: Row) -> bool {
+        let length = row.record.body.as_bytes().len();
+        let fits = self.rows.is_empty() || self.bytes + length <= BYTES_A_PAGE;
+        if self.rows.len() == self.limit || !fits {
+            return false;
+        }
+        self.bytes += length;
+        self.rows.push(row);
+        true
+    }
+}
+
 /// A row of a table. The record's body holds the data fields only; version, time and mark stand beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -167,6 +195,8 @@ impl std::error::Error for RepositoryError {
 /// - A change is one commit with the trace of its idempotency key, which is kept for [`KEYS_KEPT`] or longer. A key of the
 ///   same caller that is there already wins over everything else: nothing is done.
 /// - What a write has answered survives a crash, if the repository is durable at all.
+/// - A page may hold fewer rows than wanted, at least one if there is one; `more` then says so. The repositories of this
+///   crate end one at 8 MiB of bodies, so that neither side needs memory without bound.
 #[async_trait]
 pub trait Repository: fmt::Debug + Send + Sync + 'static {
     /// A random number that changes when the rows may have gone back in time, as by the restore of a backup.
@@ -175,10 +205,11 @@ pub trait Repository: fmt::Debug + Send + Sync + 'static {
     /// One row, deleted ones included.
     async fn read(&self, id: &str) -> Result<Option<Row>, RepositoryError>;
 
-    /// The rows that match.
+    /// The rows that match, in the order of the query: as many as are wanted, or fewer if they would be long together.
     async fn query(&self, query: RowQuery) -> Result<Selection, RepositoryError>;
 
-    /// At most `limit` rows that match and were changed behind a place, none beyond the safe horizon.
+    /// At most `limit` rows that match and were changed behind a place, none beyond the safe horizon; fewer if they would
+    /// be long together.
     async fn changes(
         &self,
         since: Option<Place>,

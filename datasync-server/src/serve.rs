@@ -16,12 +16,18 @@ use tokio::{
 };
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
-/// How long a client may pause in the middle of its request's body.
-const BODY_PATIENCE: Duration = Duration::from_secs(20);
-/// How long a connection may be silent before a request, or in the middle of its head.
-const SILENCE: Duration = Duration::from_secs(30);
-/// How many connections are served at once; others wait to be accepted.
-const CONNECTIONS: usize = 4_096;
+/// What one client may take from the others.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// How long a client may pause in the middle of its request's body.
+    body: Duration,
+    /// How long a connection may be silent before a request, or in the middle of its head.
+    silence: Duration,
+    /// How many connections are served at once; others wait to be accepted.
+    connections: usize,
+}
+
+const LIMITS: Limits = Limits { body: Duration::from_secs(20), silence: Duration::from_secs(30), connections: 4_096 };
 /// The longest head of a request, in bytes.
 const LONGEST_HEAD: usize = 128 * 1024;
 /// How long is waited after the system had no resources for another connection.
@@ -53,11 +59,15 @@ impl DatasyncServer {
     ///
     /// If the address cannot be bound.
     pub async fn start(address: SocketAddr, router: Router) -> io::Result<DatasyncServer> {
+        DatasyncServer::start_with(address, router, LIMITS).await
+    }
+
+    async fn start_with(address: SocketAddr, router: Router, limits: Limits) -> io::Result<DatasyncServer> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (end, ended) = oneshot::channel::<()>();
-        let router = router.layer(RequestBodyTimeoutLayer::new(BODY_PATIENCE));
-        let task = tokio::spawn(accept(listener, router, ended));
+        let router = router.layer(RequestBodyTimeoutLayer::new(limits.body));
+        let task = tokio::spawn(accept(listener, router, limits, ended));
         Ok(DatasyncServer { address, end: Some(end), task })
     }
 
@@ -77,9 +87,14 @@ impl DatasyncServer {
     }
 }
 
-async fn accept(listener: TcpListener, router: Router, mut ended: oneshot::Receiver<()>) -> Connections {
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    mut ended: oneshot::Receiver<()>,
+) -> Connections {
     let connections = Connections { graceful: GracefulShutdown::new(), close: watch::Sender::new(()) };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(limits.connections));
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -90,18 +105,18 @@ async fn accept(listener: TcpListener, router: Router, mut ended: oneshot::Recei
             next = next => next,
         };
         match (place, accepted) {
-            (Ok(place), Ok((stream, _))) => serve(stream, &router, &connections, place),
+            (Ok(place), Ok((stream, _))) => serve(stream, &router, limits, &connections, place),
             _ => tokio::time::sleep(PAUSE).await,
         }
     }
 }
 
-fn serve(stream: TcpStream, router: &Router, connections: &Connections, place: OwnedSemaphorePermit) {
+fn serve(stream: TcpStream, router: &Router, limits: Limits, connections: &Connections, place: OwnedSemaphorePermit) {
     // Answers are written at once; without it they wait for a network that acknowledges late.
     let _ = stream.set_nodelay(true);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(SILENCE)
+        .header_read_timeout(limits.silence)
         .max_buf_size(LONGEST_HEAD)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
     let watched = connections.graceful.watch(connection);
@@ -114,4 +129,50 @@ fn serve(stream: TcpStream, router: &Router, connections: &Connections, place: O
         }
         drop(place);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn start(limits: Limits) -> DatasyncServer {
+        let router = Router::new().route("/", post(async |body: String| body));
+        DatasyncServer::start_with("127.0.0.1:0".parse().unwrap(), router, limits).await.unwrap()
+    }
+
+    /// Says something and then nothing; what comes back until the connection is closed.
+    async fn say(server: &DatasyncServer, words: &str) -> String {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(words.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // A connection that is reset is closed too.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    const WHOLE: &str = "POST / HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
+
+    #[tokio::test]
+    async fn who_falls_silent_is_not_waited_for() {
+        let soon = Duration::from_millis(100);
+        let server = start(Limits { body: soon, silence: soon, ..LIMITS }).await;
+        assert_eq!(say(&server, "").await, "");
+        let half = say(&server, &WHOLE[..20]).await;
+        assert!(half.is_empty() || half.starts_with("HTTP/1.1 408"), "{half}");
+        let half = say(&server, &WHOLE[..WHOLE.len() - 1]).await;
+        assert!(half.starts_with("HTTP/1.1 4"), "{half}");
+        assert!(say(&server, WHOLE).await.ends_with("\r\n\r\nok"));
+    }
+
+    #[tokio::test]
+    async fn who_finds_every_place_taken_is_served_when_one_is_free() {
+        let server = start(Limits { silence: Duration::from_millis(300), connections: 2, ..LIMITS }).await;
+        let taken = [0, 1].map(|_| TcpStream::connect(server.address()));
+        let taken = futures::future::join_all(taken).await;
+        assert!(say(&server, WHOLE).await.ends_with("\r\n\r\nok"));
+        drop(taken);
+    }
 }

@@ -1,159 +1,252 @@
-//! Requests that mean no good: each gets an answer or a closed connection, memory stays bounded, and others are served.
+//! Requests that mean no good, to the program in a process of its own: each gets an answer or a closed connection, the
+//! memory of the process stays bounded, and an honest client is served all the while.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use std::{net::SocketAddr, time::Duration};
+mod running;
 
-use datasync_core::schema::{FieldKind, FieldSchema, TableSchema};
-use datasync_server::{DatasyncServer, DatasyncService, MemoryRepository, TableOptions};
-use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
+use std::{
+    io::{Read, Write},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
-const FIELDS: &[FieldSchema] =
-    &[FieldSchema::new("id", FieldKind::Text, false), FieldSchema::new("title", FieldKind::Text, false)];
-const PATIENCE: Duration = Duration::from_secs(20);
+use running::{Running, folder};
+use serde_json::json;
 
-async fn start() -> (DatasyncServer, SocketAddr, MemoryRepository) {
-    let rows = MemoryRepository::new();
-    rows.seed(json!([{ "id": "a", "title": "x" }])).unwrap();
-    let notes = TableOptions::new(TableSchema::new("notes", FIELDS, &[])).soft_delete(true);
-    let router = DatasyncService::builder().table(notes, rows.clone()).build().unwrap();
-    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), router).await.unwrap();
-    let address = server.address();
-    (server, address, rows)
-}
+const CONFIG: &str = r#"
+data = "service.redb"
+[tables.notes]
+fields = { title = "text" }
+"#;
 
-/// Sends bytes as far as they are taken, and returns the status of the answer; `None` for a closed connection.
-async fn status(address: SocketAddr, parts: &[&[u8]]) -> Option<u16> {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    for part in parts {
-        if timeout(PATIENCE, stream.write_all(part)).await.expect("the service reads or closes").is_err() {
-            break;
+impl Running {
+    /// Sends bytes as far as they are taken, and returns the status of the answer; `None` for a closed connection.
+    fn status(&self, parts: &[&[u8]]) -> Option<u16> {
+        let mut stream = self.connect();
+        for part in parts {
+            // The service may close before it has read all, which is an answer too.
+            if stream.write_all(part).is_err() {
+                break;
+            }
         }
-    }
-    let mut answer = vec![0; 512];
-    let mut length = 0;
-    while length < 12 {
-        match timeout(PATIENCE, stream.read(&mut answer[length..])).await.expect("an answer or a close") {
-            Ok(0) | Err(_) => return None,
-            Ok(read) => length += read,
+        let mut answer = vec![0; 512];
+        let mut length = 0;
+        while length < 12 {
+            match stream.read(&mut answer[length..]) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("neither an answer nor a close"),
+                Ok(0) | Err(_) => return None,
+                Ok(read) => length += read,
+            }
         }
-    }
-    std::str::from_utf8(&answer[9..12]).ok()?.parse().ok()
-}
-
-async fn get(address: SocketAddr, path: &str) -> Option<u16> {
-    status(address, &[format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n").as_bytes()]).await
-}
-
-async fn post(address: SocketAddr, path: &str, headers: &str, body: &[u8]) -> Option<u16> {
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{headers}\r\n",
-        body.len()
-    );
-    status(address, &[head.as_bytes(), body]).await
-}
-
-/// The most memory that this process has used so far, in MiB.
-fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
-    line.and_then(|kilobytes| kilobytes.trim().parse::<u64>().ok()).unwrap_or(0) / 1024
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_sent_others_are_served() {
-    let (_server, address, rows) = start().await;
-    let chunk = vec![b' '; 1024 * 1024];
-    let before = peak_memory();
-
-    let head = b"POST /tables/notes HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: 104857600\r\n\r\n";
-    let mut parts: Vec<&[u8]> = vec![head];
-    parts.extend(std::iter::repeat_n(chunk.as_slice(), 100));
-    assert!(matches!(status(address, &parts).await, None | Some(413)), "a body of 100 MB");
-    let endless = b"POST /tables/notes HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
-    let mut framed = b"100000\r\n".to_vec();
-    framed.extend(&chunk);
-    framed.extend(b"\r\n");
-    let mut parts: Vec<&[u8]> = vec![endless];
-    parts.extend(std::iter::repeat_n(framed.as_slice(), 100));
-    assert!(matches!(status(address, &parts).await, None | Some(413)), "a body without an end");
-
-    // 100 MB of blanks are 100 KB when they are compressed.
-    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    for _ in 0..100 {
-        std::io::Write::write_all(&mut bomb, &chunk).unwrap();
-    }
-    let bomb = bomb.finish().unwrap();
-    assert_eq!(post(address, "/tables/notes", "content-encoding: gzip\r\n", &bomb).await, Some(413), "a bomb");
-    assert_eq!(post(address, "/tables/notes", "content-encoding: gzip\r\n", b"no gzip").await, Some(400));
-
-    let nested = ["[".repeat(100_000), "]".repeat(100_000)].concat();
-    let nested = format!(r#"{{"id":"n","title":{nested}}}"#);
-    assert_eq!(post(address, "/tables/notes", "", nested.as_bytes()).await, Some(400), "a nested body");
-    assert_eq!(post(address, "/$batch", "", nested.as_bytes()).await, Some(400), "a nested batch");
-
-    let filter = "a".repeat(1024 * 1024);
-    let long = get(address, &format!("/tables/notes?$filter={filter}")).await;
-    assert!(matches!(long, None | Some(400 | 414 | 431)), "a filter of 1 MB: {long:?}");
-    let brackets = ["(".repeat(20_000), ")".repeat(20_000)].concat();
-    let nested = get(address, &format!("/tables/notes?$filter={brackets}")).await;
-    assert!(matches!(nested, Some(400 | 414)), "nested brackets: {nested:?}");
-    assert_eq!(get(address, "/tables/notes?$filter=%ff%fe").await, Some(400), "bytes that are not UTF-8");
-    for path in ["/tables/notes?$top=-1", "/tables/notes?$skip=-1", "/tables/notes?$top=99999999999999999999999"] {
-        assert_eq!(get(address, path).await, Some(400), "{path}");
-    }
-    assert_eq!(get(address, "/tables/notes?__delta=what").await, Some(400));
-    assert_eq!(get(address, "/tables/notes?__delta=&$orderby=id").await, Some(400));
-
-    for byte in 0..=u8::MAX {
-        let path = format!("/tables/notes/x%{byte:02x}y");
-        let answer = get(address, &path).await;
-        assert!(matches!(answer, Some(400 | 404)), "{path}: {answer:?}");
-        let raw = [&b"GET /tables/notes/x"[..], &[byte], b"y HTTP/1.1\r\nhost: h\r\n\r\n"].concat();
-        let answer = status(address, &[&raw]).await;
-        assert!(matches!(answer, None | Some(400 | 404 | 414)), "the byte {byte}: {answer:?}");
-        let body = [&br#"{"id":"x"#[..], &[byte], br#"","title":"t"}"#].concat();
-        let answer = post(address, "/tables/notes", "", &body).await;
-        assert!(matches!(answer, Some(201 | 400 | 409)), "the byte {byte} in a body: {answer:?}");
+        std::str::from_utf8(&answer[9..12]).ok()?.parse().ok()
     }
 
-    let one = r#"{"method":"DELETE","path":"tables/notes/x"}"#;
-    let batch = |count: usize| format!(r#"{{"operations":[{}]}}"#, vec![one; count].join(","));
-    assert_eq!(post(address, "/$batch", "", batch(100_000).as_bytes()).await, Some(413), "a batch of 100,000");
-    assert_eq!(post(address, "/$batch", "", batch(1_001).as_bytes()).await, Some(413));
-    assert_eq!(post(address, "/$batch", "", batch(1_000).as_bytes()).await, Some(200));
-    for body in ["", "[]", "{}", r#"{"operations":1}"#, r#"{"operations":[{"method":"GET"}]}"#] {
-        assert_eq!(post(address, "/$batch", "", body.as_bytes()).await, Some(400), "{body}");
+    fn get(&self, path: &str) -> Option<u16> {
+        self.status(&[format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n").as_bytes()])
     }
 
-    let grown = peak_memory() - before;
-    assert!(grown < 100, "the service took {grown} MiB");
-    assert_eq!(rows.rows().iter().find(|row| &*row.id == "a").map(|row| row.sequence), Some(1), "nothing was changed");
-    assert_eq!(get(address, "/tables/notes/a").await, Some(200));
+    fn post(&self, path: &str, headers: &str, body: &[u8]) -> Option<u16> {
+        let length = body.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{headers}\r\n"
+        );
+        self.status(&[head.as_bytes(), body])
+    }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_silent_connections_keep_nobody_out() {
-    let (server, address, _) = start().await;
-    let mut silent = Vec::new();
-    for number in 0..1_000 {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        // Some say half a word.
-        if number % 2 == 0 {
-            stream.write_all(b"GET /tables/no").await.unwrap();
+/// An app that writes and reads while others mean no good: how often it was served.
+fn be_honest(service: &Running, over: &AtomicBool) -> u64 {
+    let mut served = 0;
+    while !over.load(Ordering::SeqCst) {
+        let id = format!("honest-{served}");
+        let row = json!({ "id": id, "title": "x" }).to_string();
+        let (status, made) = service.json("POST", "/tables/notes", &row);
+        assert_eq!((status, made["title"].as_str()), (201, Some("x")));
+        let (status, read) = service.json("GET", &format!("/tables/notes/{id}"), "");
+        assert_eq!((status, &read), (200, &made));
+        let (status, page) = service.json("GET", &format!("/tables/notes?$filter=id%20eq%20'{id}'"), "");
+        assert_eq!((status, page["items"][0]["id"].as_str()), (200, Some(id.as_str())));
+        served += 1;
+    }
+    served
+}
+
+/// Does what means no good beside an honest client, and looks at the memory.
+fn beside_an_honest_client(most: u64, mean: impl FnOnce(&Running)) {
+    let folder = folder(CONFIG);
+    let service = Running::start(folder.path(), &[]);
+    let (status, first) = service.json("POST", "/tables/notes", r#"{"id":"a","title":"x"}"#);
+    assert_eq!(status, 201);
+    let before = service.peak_memory();
+    let over = AtomicBool::new(false);
+    let served = std::thread::scope(|scope| {
+        let honest = scope.spawn(|| be_honest(&service, &over));
+        // An honest client that has failed must not wait for the end.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| mean(&service)));
+        over.store(true, Ordering::SeqCst);
+        let served = honest.join().unwrap();
+        done.unwrap();
+        served
+    });
+    let grown = service.peak_memory() - before;
+    println!("the service took {grown} MiB above {before}, and served its honest client {served} times");
+    assert!(served > 1, "{served}");
+    assert!(grown < most, "the service took {grown} MiB");
+    assert_eq!(service.json("GET", "/tables/notes/a", ""), (200, first), "nothing was changed");
+    assert!(!service.log().contains("panicked"), "{}", service.log());
+}
+
+#[test]
+fn bodies_that_are_too_long_or_too_deep() {
+    beside_an_honest_client(64, |service| {
+        let chunk = vec![b' '; 1024 * 1024];
+        let head = b"POST /tables/notes HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: 104857600\r\n\r\n";
+        let mut parts: Vec<&[u8]> = vec![head];
+        parts.extend(std::iter::repeat_n(chunk.as_slice(), 100));
+        assert!(matches!(service.status(&parts), None | Some(413)), "a body of 100 MB");
+        let endless = b"POST /tables/notes HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+        let mut framed = b"100000\r\n".to_vec();
+        framed.extend(&chunk);
+        framed.extend(b"\r\n");
+        let mut parts: Vec<&[u8]> = vec![endless];
+        parts.extend(std::iter::repeat_n(framed.as_slice(), 100));
+        assert!(matches!(service.status(&parts), None | Some(413)), "a body without an end");
+
+        // 100 MB of blanks are 100 KB when they are compressed.
+        let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        for _ in 0..100 {
+            bomb.write_all(&chunk).unwrap();
         }
-        silent.push(stream);
-    }
-    for _ in 0..10 {
-        assert_eq!(get(address, "/tables/notes/a").await, Some(200));
-    }
-    server.stop(Duration::from_millis(100)).await;
-    for mut stream in silent {
-        let closed = timeout(PATIENCE, stream.read(&mut [0; 16])).await.expect("closed with the service");
-        assert!(matches!(closed, Ok(0) | Err(_)));
-    }
+        let bomb = bomb.finish().unwrap();
+        for path in ["/tables/notes", "/$batch"] {
+            assert_eq!(service.post(path, "content-encoding: gzip\r\n", &bomb), Some(413), "a bomb");
+            assert_eq!(service.post(path, "content-encoding: gzip\r\n", b"no gzip"), Some(400));
+        }
+
+        let nested = ["[".repeat(100_000), "]".repeat(100_000)].concat();
+        let nested = format!(r#"{{"id":"n","title":{nested}}}"#);
+        assert_eq!(service.post("/tables/notes", "", nested.as_bytes()), Some(400), "a nested body");
+        assert_eq!(service.post("/$batch", "", nested.as_bytes()), Some(400), "a nested batch");
+        let deep = format!(r#"{{"operations":[{{"method":"POST","path":"tables/notes","body":{nested}}}]}}"#);
+        assert!(matches!(service.post("/$batch", "", deep.as_bytes()), Some(200 | 400)), "a nested body in a batch");
+    });
+}
+
+#[test]
+fn queries_that_are_none() {
+    beside_an_honest_client(64, |service| {
+        let filter = "a".repeat(1024 * 1024);
+        let long = service.get(&format!("/tables/notes?$filter={filter}"));
+        assert!(matches!(long, None | Some(400 | 414 | 431)), "a filter of 1 MB: {long:?}");
+        for part in ["(", "not%20", "a%20or%20", "id%20eq%20'", "1%20add%20", "concat("] {
+            let count = 60_000 / part.len();
+            let filter = service.get(&format!("/tables/notes?$filter={}", part.repeat(count)));
+            assert!(matches!(filter, Some(400 | 414)), "{part} {count} times: {filter:?}");
+        }
+        let brackets = ["(".repeat(20_000), ")".repeat(20_000)].concat();
+        assert!(
+            matches!(service.get(&format!("/tables/notes?$filter={brackets}")), Some(400 | 414)),
+            "nested brackets"
+        );
+        for wrong in [
+            "$filter=%ff%fe",
+            "$top=-1",
+            "$skip=-1",
+            "$top=99999999999999999999999",
+            "$skip=99999999999999999999999",
+            "$top=NaN",
+            "$orderby=nothing",
+            "$select=nothing",
+            "__delta=what",
+            "__delta=&$orderby=id",
+        ] {
+            assert_eq!(service.get(&format!("/tables/notes?{wrong}")), Some(400), "{wrong}");
+        }
+        assert_eq!(service.get("/tables/notes?$skip=9999999999&$orderby=title"), Some(200));
+    });
+}
+
+#[test]
+fn ids_with_every_byte() {
+    beside_an_honest_client(64, |service| {
+        for byte in 0..=u8::MAX {
+            let path = format!("/tables/notes/x%{byte:02x}y");
+            let answer = service.get(&path);
+            assert!(matches!(answer, Some(400 | 404)), "{path}: {answer:?}");
+            let raw = [&b"GET /tables/notes/x"[..], &[byte], b"y HTTP/1.1\r\nhost: h\r\n\r\n"].concat();
+            let answer = service.status(&[&raw]);
+            assert!(matches!(answer, None | Some(400 | 404 | 414)), "the byte {byte}: {answer:?}");
+            let body = [&br#"{"id":"x"#[..], &[byte], br#"","title":"t"}"#].concat();
+            let answer = service.post("/tables/notes", "", &body);
+            assert!(matches!(answer, Some(201 | 400 | 409)), "the byte {byte} in a body: {answer:?}");
+        }
+        let long = json!({ "id": "x".repeat(1_025), "title": "t" }).to_string();
+        assert_eq!(service.post("/tables/notes", "", long.as_bytes()), Some(400));
+    });
+}
+
+#[test]
+fn batches_that_are_too_large() {
+    beside_an_honest_client(64, |service| {
+        let one = r#"{"method":"DELETE","path":"tables/notes/x"}"#;
+        let batch = |count: usize| format!(r#"{{"operations":[{}]}}"#, vec![one; count].join(","));
+        assert_eq!(service.post("/$batch", "", batch(100_000).as_bytes()), Some(413), "a batch of 100,000");
+        assert_eq!(service.post("/$batch", "", batch(1_001).as_bytes()), Some(413));
+        assert_eq!(service.post("/$batch", "", batch(1_000).as_bytes()), Some(200));
+        for body in ["", "[]", "{}", r#"{"operations":1}"#, r#"{"operations":[{"method":"GET"}]}"#] {
+            assert_eq!(service.post("/$batch", "", body.as_bytes()), Some(400), "{body}");
+        }
+    });
+}
+
+#[test]
+fn answers_that_would_be_too_long() {
+    beside_an_honest_client(200, |service| {
+        // 20 MB of rows.
+        let text = "x".repeat(1_000_000);
+        for number in 0..20 {
+            let row = json!({ "id": format!("long-{number}"), "title": text }).to_string();
+            assert_eq!(service.json("POST", "/tables/notes", &row).0, 201);
+        }
+        // What is looked at is text: to read so much JSON takes a debug build long.
+        let rows = |answer: &str| answer.matches(r#""id":"long-"#).count();
+        let (_, page) = service.send("GET", "/tables/notes?$filter=startswith(id,'long')&$orderby=title", "");
+        assert_eq!((rows(&page), page.contains(r#""nextLink":"$filter"#)), (8, true));
+        let (mut pages, mut found, mut token) = (0, 0, String::new());
+        loop {
+            let (_, page) = service.send("GET", &format!("/tables/notes?__delta={token}&$top=1000"), "");
+            (pages, found) = (pages + 1, found + rows(&page));
+            token = page.rsplit_once(r#""token":""#).unwrap().1.split('"').next().unwrap().to_owned();
+            if page.contains(r#""more":false"#) {
+                break;
+            }
+        }
+        assert!(pages >= 3 && found == 20, "{found} in {pages}");
+        // Each is answered with a row of 1 MB.
+        let conflicts: Vec<String> = (0..40)
+            .map(|number| {
+                format!(r#"{{"method":"DELETE","path":"tables/notes/long-{}","ifMatch":"AA=="}}"#, number % 20)
+            })
+            .collect();
+        let batch = format!(r#"{{"operations":[{}]}}"#, conflicts.join(","));
+        let (_, answer) = service.send("POST", "/$batch", &batch);
+        assert_eq!((answer.matches(r#""status":412"#).count(), rows(&answer)), (40, 8));
+    });
+}
+
+#[test]
+fn a_thousand_silent_connections() {
+    beside_an_honest_client(64, |service| {
+        let mut silent = Vec::new();
+        for number in 0..1_000 {
+            let mut stream = service.connect();
+            // Some say half a word.
+            if number % 2 == 0 {
+                stream.write_all(b"GET /tables/no").unwrap();
+            }
+            silent.push(stream);
+        }
+        for _ in 0..20 {
+            assert_eq!(service.get("/tables/notes/a"), Some(200));
+        }
+    });
 }

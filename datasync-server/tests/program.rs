@@ -1,13 +1,16 @@
 //! The program `datasync-server` as an operator runs it: a configuration file, signals, and kills.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+mod running;
+
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
-    path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output},
     time::Duration,
 };
+
+use running::{ANY_PORT, Running, command, folder};
 
 const CONFIG: &str = r#"
 data = "service.redb"
@@ -18,59 +21,6 @@ fields = { title = "text", done = "bool", rating = "i64?", state = ["open", "clo
 path = "any/thing"
 schemaless = true
 "#;
-
-fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_datasync-server"));
-    command.arg("--config").arg(folder.join("service.toml")).args(["--listen", "127.0.0.1:0"]);
-    command
-}
-
-struct Running {
-    child: Child,
-    address: String,
-}
-
-impl Running {
-    fn start(folder: &Path, more: &[&str]) -> Running {
-        let mut child = command(folder).args(more).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
-        Running { child, address }
-    }
-
-    /// One request on a connection of its own; the head of the answer, and its body.
-    fn send(&self, method: &str, path: &str, body: &str) -> (String, String) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let length = body.len();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.to_owned(), body.to_owned())
-    }
-
-    fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn folder(config: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("service.toml"), config).unwrap();
-    folder
-}
 
 #[test]
 fn tables_of_the_configuration_are_served_and_survive_a_kill() {
@@ -132,10 +82,103 @@ fn sigterm_answers_the_requests_under_way() {
 }
 
 #[test]
+fn every_key_of_the_configuration_holds() {
+    let text = r#"
+        listen = "127.0.0.1:0"
+        data = "below/../service.redb"
+        max_body = 2000
+        [tables.hard]
+        soft_delete = false
+        page_size = 2
+        max_top = 5
+        fields = { title = "text" }
+        [tables.soft]
+        path = "other/place"
+        fields = { title = "text" }
+    "#;
+    let folder = folder(text);
+    std::fs::create_dir(folder.path().join("below")).unwrap();
+    let service = Running::of(command(folder.path()), folder.path());
+    assert!(service.address.starts_with("127.0.0.1:"));
+    for path in ["/tables/hard", "/other/place"] {
+        for id in ["a", "b", "c"] {
+            assert_eq!(service.json("POST", path, &format!(r#"{{"id":"{id}","title":"x"}}"#)).0, 201);
+        }
+        assert_eq!(service.json("DELETE", &format!("{path}/a"), "").0, 204);
+        let long = format!(r#"{{"id":"long","title":"{}"}}"#, "x".repeat(2_000));
+        assert_eq!(service.json("POST", path, &long).0, 413);
+    }
+    assert_eq!(service.json("GET", "/tables/hard/a", "").0, 404);
+    assert_eq!(service.json("GET", "/other/place/a", "").0, 410, "deletions are soft unless it is said otherwise");
+    assert_eq!(service.json("POST", "/tables/hard", r#"{"id":"d","title":"x"}"#).0, 201);
+    let (_, page) = service.json("GET", "/tables/hard?$count=true", "");
+    assert_eq!((page["items"].as_array().unwrap().len(), page["count"].as_u64()), (2, Some(3)));
+    assert!(page["nextLink"].is_string());
+    let (_, page) = service.json("GET", "/tables/hard", "");
+    assert!(page["count"].is_null(), "nothing is counted unless it is asked for");
+    assert_eq!(service.json("GET", "/tables/hard?$top=5", "").0, 200);
+    assert_eq!(service.json("GET", "/tables/hard?$top=6", "").0, 400);
+}
+
+#[test]
+fn it_listens_on_the_loopback_unless_it_is_told_otherwise() {
+    let folder = folder(CONFIG);
+    let listening = |arguments: &[&str]| {
+        let mut service = command(folder.path());
+        service.args(arguments).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut service = service.spawn().unwrap();
+        let (mut said, mut warned) = (vec![0; 64], String::new());
+        // Nothing, if the port is taken: then the error names the address.
+        let length = service.stdout.as_mut().unwrap().read(&mut said).unwrap();
+        service.kill().unwrap();
+        service.stderr.as_mut().unwrap().read_to_string(&mut warned).unwrap();
+        service.wait().unwrap();
+        String::from_utf8_lossy(&said[..length]).into_owned() + &warned
+    };
+    let said = listening(&[]);
+    assert!(said.contains("127.0.0.1:8080") && !said.contains("no TLS"), "{said}");
+    let said = listening(&["--listen", "0.0.0.0:0"]);
+    assert!(said.contains("0.0.0.0:") && said.contains("put a gateway before it"), "{said}");
+}
+
+#[test]
+fn i01_a_full_disk_is_told_to_the_operator_and_the_service_goes_on_when_there_is_space() {
+    let folder = folder(CONFIG);
+    let inner = command(folder.path());
+    // The signal for a file that is too large is not wanted, only the error; the limit may be raised again.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -S -f 4096; exec \"$0\" \"$@\""]).arg(inner.get_program());
+    limited.args(inner.get_args()).args(ANY_PORT);
+    let service = Running::of(limited, folder.path());
+    let row = |number: usize| format!(r#"{{"id":"{number}","title":"{}","state":"open"}}"#, "x".repeat(10_000));
+    let mut stored = 0;
+    while service.json("POST", "/tables/todo", &row(stored)).0 == 201 {
+        stored += 1;
+    }
+    assert!(stored > 50, "{stored}");
+    for _ in 0..3 {
+        assert_eq!(service.json("POST", "/tables/todo", &row(stored)).0, 500);
+        assert_eq!(service.json("POST", "/any/thing", &row(stored)).0, 500);
+    }
+    let count = |service: &Running| service.json("GET", "/tables/todo?$count=true&$top=0", "").1["count"].as_u64();
+    // The request that finds the file closed by a failure opens it again, and may fail itself.
+    let counted = (0..5).find_map(|_| count(&service));
+    assert_eq!(counted, Some(stored as u64), "what was answered with 201 is there, and nothing else");
+    assert!(service.log().contains("File too large"), "{}", service.log());
+    let raised = Command::new("prlimit").args(["--pid", &service.child.id().to_string(), "--fsize=unlimited"]).status();
+    if !raised.is_ok_and(|status| status.success()) {
+        return println!("without prlimit the limit of a process cannot be raised: it is not tried whether it goes on");
+    }
+    let went_on = (0..5).any(|_| service.json("POST", "/tables/todo", &row(stored)).0 == 201);
+    assert!(went_on, "{}", service.log());
+    assert_eq!(count(&service), Some(stored as u64 + 1));
+}
+
+#[test]
 fn a_configuration_that_cannot_be_right_is_named() {
     let fails = |config: &str| -> String {
         let folder = folder(config);
-        let Output { status, stderr, .. } = command(folder.path()).output().unwrap();
+        let Output { status, stderr, .. } = command(folder.path()).args(ANY_PORT).output().unwrap();
         assert!(!status.success());
         String::from_utf8(stderr).unwrap()
     };

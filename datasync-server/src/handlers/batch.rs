@@ -1,13 +1,19 @@
 //! Several changes in one request (`docs/wire-extensions.md`).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use axum::{
     body::{Bytes, to_bytes},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -17,6 +23,11 @@ use crate::{error::Refusal, router::Table};
 
 /// How many operations a batch may hold.
 pub(crate) const MOST_OPERATIONS: usize = 1_000;
+/// How many paths of a batch are worked on at once: what they share commits with, and what is in memory for them.
+const AT_ONCE: usize = 100;
+/// How long the bodies of all outcomes are together, at most, in bytes. Others are left out: a client reads those rows
+/// by their ids.
+const BYTES: usize = 8 * 1024 * 1024;
 
 #[derive(Deserialize)]
 struct Sent {
@@ -73,28 +84,33 @@ pub(crate) async fn batch(tables: &[(String, Arc<Table>)], headers: &HeaderMap, 
     let mut rows: Vec<Vec<(usize, &Operation)>> = Vec::new();
     let mut known: BTreeMap<&str, usize> = BTreeMap::new();
     for (place, operation) in sent.operations.iter().enumerate() {
-        let row = *known.entry(&operation.path).or_insert_with(|| {
-            rows.push(Vec::new());
-            rows.len() - 1
-        });
-        rows[row].push((place, operation));
-    }
-    let of_rows = rows.into_iter().map(|operations| async move {
         // Creations share the path of their table, and have nothing to do with one another.
-        let creates = operations.iter().all(|(_, operation)| operation.method == "POST");
-        if creates {
-            return join_all(operations.into_iter().map(|(place, operation)| one(tables, headers, place, operation)))
-                .await;
+        let of_row = match operation.method.as_str() {
+            "POST" => rows.len(),
+            _ => *known.entry(&operation.path).or_insert(rows.len()),
+        };
+        match rows.get_mut(of_row) {
+            Some(row) => row.push((place, operation)),
+            None => rows.push(vec![(place, operation)]),
         }
-        let mut done = Vec::with_capacity(operations.len());
-        for (place, operation) in operations {
-            done.push(one(tables, headers, place, operation).await);
-        }
-        done
-    });
-    for (place, outcome) in join_all(of_rows).await.into_iter().flatten() {
-        if let Some(slot) = outcomes.get_mut(place) {
-            *slot = outcome;
+    }
+    let left = &AtomicUsize::new(BYTES);
+    let of_rows: Vec<_> = rows
+        .into_iter()
+        .map(|operations| async move {
+            let mut done = Vec::with_capacity(operations.len());
+            for (place, operation) in operations {
+                done.push((place, one(tables, headers, operation, left).await));
+            }
+            done
+        })
+        .collect();
+    let mut of_rows = stream::iter(of_rows).buffered(AT_ONCE);
+    while let Some(done) = of_rows.next().await {
+        for (place, outcome) in done {
+            if let Some(slot) = outcomes.get_mut(place) {
+                *slot = outcome;
+            }
         }
     }
     let kind = HeaderValue::from_static("application/json; charset=utf-8");
@@ -104,12 +120,13 @@ pub(crate) async fn batch(tables: &[(String, Arc<Table>)], headers: &HeaderMap, 
     }
 }
 
+/// Does one operation. Its body takes from what is `left` for all.
 async fn one(
     tables: &[(String, Arc<Table>)],
     headers: &HeaderMap,
-    place: usize,
     operation: &Operation,
-) -> (usize, Outcome) {
+    left: &AtomicUsize,
+) -> Outcome {
     let response = match request(tables, headers, operation) {
         Ok((request, method, id)) => answer(&request, &method, id.as_deref()).await,
         Err(refusal) => refusal.into_response(),
@@ -118,8 +135,12 @@ async fn one(
     let replayed = response.headers().contains_key(REPLAYED);
     let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap_or_default();
     let text = String::from_utf8(bytes.to_vec()).ok().filter(|text| !text.is_empty());
-    let body = text.and_then(|text| RawValue::from_string(text).ok());
-    (place, Outcome { status, body, replayed })
+    let fits = |text: &String| {
+        let rest = |left: usize| left.checked_sub(text.len());
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest).is_ok()
+    };
+    let body = text.filter(fits).and_then(|text| RawValue::from_string(text).ok());
+    Outcome { status, body, replayed }
 }
 
 /// The request that an operation stands for.

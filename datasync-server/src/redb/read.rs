@@ -11,7 +11,7 @@ use redb::{ReadOnlyTable, ReadTransaction, TableError};
 use uuid::Uuid;
 
 use super::{Names, bytes, rows};
-use crate::repository::{Changes, Effect, Place, ROWS_A_PAGE, Row, RowQuery, Selection};
+use crate::repository::{Changes, Effect, Page, Place, ROWS_A_PAGE, Row, RowQuery, Selection};
 
 type BytesTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
@@ -48,13 +48,14 @@ fn evaluated(error: QueryError) -> redb::Error {
     redb::Error::Corrupted(error.to_string())
 }
 
-/// Offers a row to the first ones, if it is wanted.
-fn offer(first: &mut FirstRows<Row>, query: &RowQuery, row: Row) -> Result<(), redb::Error> {
+/// Offers a row to the first ones, if it is wanted. Their ids are kept, and the rows are read when it is known which: `$skip`
+/// may leave out many.
+fn offer(first: &mut FirstRows<Arc<str>>, query: &RowQuery, row: &Row) -> Result<(), redb::Error> {
     if row.record.deleted && !query.include_deleted {
         return Ok(());
     }
     if let Some(key) = query.evaluator.evaluate(&row.id, &row.record).map_err(evaluated)? {
-        first.offer(key, row);
+        first.offer(key, Arc::clone(&row.id));
     }
     Ok(())
 }
@@ -66,8 +67,10 @@ pub(super) fn query(read: &ReadTransaction, names: &Names, query: &RowQuery) -> 
     let schema = TableSchema::new("rows", &[], STAMPS);
     // A page holds only the first rows, so that an index in the query's order is worth its while.
     let access = plan(&query.evaluator, &schema, STAMPS, true);
-    let Some(table) = open(read, &names.rows)? else { return Ok(selection(first, query, skip)) };
-    let enough = |first: &FirstRows<Row>| first.is_full() && !query.description.count;
+    let Some(table) = open(read, &names.rows)? else {
+        return Ok(Selection { total: query.description.count.then_some(0), ..Selection::default() });
+    };
+    let enough = |first: &FirstRows<Arc<str>>| first.is_full() && !query.description.count;
     let stamps = match access.index {
         Some(_) => open(read, &names.stamps)?,
         None => None,
@@ -95,17 +98,17 @@ pub(super) fn query(read: &ReadTransaction, names: &Names, query: &RowQuery) -> 
                     let id = rows::id(value.value())?;
                     let Some(row) = table.get(id.as_bytes())? else { continue };
                     let row = rows::row(&id, row.value())?;
-                    offer(&mut first, query, row)?;
+                    offer(&mut first, query, &row)?;
                     if full_at.is_none() && enough(&first) {
                         full_at = Some(stamp.to_vec());
                     }
                     continue;
                 }
             };
-            offer(&mut first, query, row)?;
+            offer(&mut first, query, &row)?;
         }
     }
-    Ok(selection(first, query, skip))
+    selection(&table, first, query, skip)
 }
 
 /// The entries of a range, in one direction or the other.
@@ -135,12 +138,24 @@ fn as_slices((from, to): &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice))
 }
 
-fn selection(first: FirstRows<Row>, query: &RowQuery, skip: usize) -> Selection {
+fn selection(
+    table: &BytesTable,
+    first: FirstRows<Arc<str>>,
+    query: &RowQuery,
+    skip: usize,
+) -> Result<Selection, redb::Error> {
     let total = query.description.count.then_some(first.offered());
     let kept = first.into_vec();
-    let more = kept.len() > skip.saturating_add(query.limit);
-    let rows = kept.into_iter().skip(skip).take(query.limit).collect();
-    Selection { rows, more, total }
+    let wanted = kept.get(skip..).unwrap_or_default();
+    let mut page = Page::new(query.limit);
+    for id in wanted {
+        let Some(row) = table.get(id.as_bytes())? else { continue };
+        if !page.take(rows::row(id, row.value())?) {
+            break;
+        }
+    }
+    let more = wanted.len() > page.rows.len();
+    Ok(Selection { rows: page.rows, more, total })
 }
 
 pub(super) fn changes(
@@ -151,24 +166,28 @@ pub(super) fn changes(
     limit: usize,
 ) -> Result<Changes, redb::Error> {
     let mut changes = Changes { rows: Vec::new(), place: since, more: false };
+    let mut page = Page::new(limit);
     let (Some(table), Some(stamps)) = (open(read, &names.rows)?, open(read, &names.stamps)?) else {
         return Ok(changes);
     };
     let from = since.map(rows::stamp_bytes);
     let from = from.as_ref().map_or(Bound::Unbounded, |from| Bound::Excluded(&from[..]));
     for (looked_at, entry) in stamps.range::<&[u8]>((from, Bound::Unbounded))?.enumerate() {
-        if changes.rows.len() == limit || looked_at == ROWS_A_PAGE {
+        let (key, id) = entry?;
+        let place = rows::stamp(key.value())?;
+        let id: Arc<str> = rows::id(id.value())?;
+        let row = table.get(id.as_bytes())?.map(|row| rows::row(&id, row.value())).transpose()?;
+        let matches = |row: &Row| evaluator.evaluate(&row.id, &row.record).map(|key| key.is_some());
+        let row = match row {
+            Some(row) if matches(&row).map_err(evaluated)? => Some(row),
+            _ => None,
+        };
+        if looked_at == ROWS_A_PAGE || row.is_some_and(|row| !page.take(row)) {
             changes.more = true;
             break;
         }
-        let (key, id) = entry?;
-        changes.place = Some(rows::stamp(key.value())?);
-        let id: Arc<str> = rows::id(id.value())?;
-        let Some(row) = table.get(id.as_bytes())? else { continue };
-        let row = rows::row(&id, row.value())?;
-        if evaluator.evaluate(&row.id, &row.record).map_err(evaluated)?.is_some() {
-            changes.rows.push(row);
-        }
+        changes.place = Some(place);
     }
+    changes.rows = page.rows;
     Ok(changes)
 }

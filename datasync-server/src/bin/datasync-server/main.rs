@@ -29,6 +29,7 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -51,10 +52,10 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let server = DatasyncServer::start(listen, router)
         .await
         .map_err(|error| format!("`{listen}` cannot be listened on: {error}"))?;
-    println!("listening on http://{}", server.address());
     if !server.address().ip().is_loopback() {
         eprintln!("this service has no TLS and lets everybody in: put a gateway before it");
     }
+    println!("listening on http://{}", server.address());
     stopped.await;
     server.stop(PATIENCE).await;
     Ok(())
