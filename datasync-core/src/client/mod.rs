@@ -11,6 +11,7 @@ mod pull;
 mod purge;
 mod reindex;
 mod remote;
+mod reset;
 mod search;
 mod watch;
 
@@ -24,6 +25,7 @@ pub use pull::PullOptions;
 pub use purge::PurgeOptions;
 pub use reindex::IndexProgress;
 pub use remote::{Remote, RemoteQuery, RemoteTable};
+pub use reset::{Pending, ResetOptions};
 pub use search::Rows;
 
 use crate::{
