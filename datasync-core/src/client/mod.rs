@@ -13,6 +13,7 @@ mod purge;
 mod reindex;
 mod remote;
 mod resolver;
+mod reset;
 mod search;
 mod watch;
 
@@ -27,6 +28,7 @@ pub use purge::PurgeOptions;
 pub use reindex::IndexProgress;
 pub use remote::{Remote, RemoteQuery, RemoteTable};
 pub use resolver::{ConflictResolver, Resolution, ResolverConflict};
+pub use reset::{Pending, ResetOptions};
 pub use search::Rows;
 
 use crate::{
