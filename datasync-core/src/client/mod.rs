@@ -12,8 +12,8 @@ mod pull;
 mod purge;
 mod reindex;
 mod remote;
-mod resolver;
 mod reset;
+mod resolver;
 mod search;
 mod watch;
 
@@ -27,8 +27,8 @@ pub use pull::PullOptions;
 pub use purge::PurgeOptions;
 pub use reindex::IndexProgress;
 pub use remote::{Remote, RemoteQuery, RemoteTable};
-pub use resolver::{ConflictResolver, Resolution, ResolverConflict};
 pub use reset::{Pending, ResetOptions};
+pub use resolver::{ConflictResolver, Resolution, ResolverConflict};
 pub use search::Rows;
 
 use crate::{

@@ -34,5 +34,5 @@ pub use typed::{
     Computed, Condition, Field, Filter, Id, Named, Operand, Order, Place, Query, Rfc3339, Selection, Source, UpdatedAt,
     constant,
 };
-pub use value::timestamp;
 pub(crate) use value::compare_json;
+pub use value::timestamp;

@@ -59,6 +59,8 @@ fn table() -> Table {
         pulled: QueryDescription::default(),
         query_id: None,
         rules: Rules { policy, fallback, fields: ruled.collect::<BTreeMap<_, _>>(), resolver: None, readable: None },
+        parents: Vec::new(),
+        children: Vec::new(),
     }
 }
 
