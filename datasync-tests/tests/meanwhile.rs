@@ -41,7 +41,7 @@ impl Exchange for Meanwhile {
         if let Some((table, edit)) = edit {
             match edit {
                 Edit::Replace => drop(table.replace(Note { rank: 9, ..note_of("a", "meanwhile") }).await.unwrap()),
-                Edit::Delete => table.delete("a").await.unwrap(),
+                Edit::Delete => drop(table.delete("a").await.unwrap()),
                 Edit::DeleteAndInsert => {
                     table.delete("a").await.unwrap();
                     table.insert(note_of("a", "meanwhile")).await.unwrap();

@@ -36,7 +36,7 @@ impl fmt::Debug for Conflict {
 }
 
 impl Conflict {
-    fn of(key: &RowKey, row: &Row) -> Option<Conflict> {
+    pub(super) fn of(key: &RowKey, row: &Row) -> Option<Conflict> {
         let operation = row.operations.first()?;
         let Hold::Parked(parked) = &operation.hold else { return None };
         let service = parked.conflict.clone().filter(|_| parked.reason == ParkReason::Conflict)?;

@@ -15,6 +15,7 @@ use crate::{
     },
     engine::{
         Engine,
+        acks::Fate,
         committer::{Reads, Tx},
         table::Table,
     },
@@ -115,6 +116,7 @@ impl Plan {
         for (key, row) in found {
             report.rows += u64::from(row.record.is_some());
             report.dropped += row.operations.len() as u64;
+            row.operations.iter().for_each(|operation| tx.fate(operation.place, Fate::Purged));
             held.extend(row.scopes);
             tx.put(key, Row::default());
         }

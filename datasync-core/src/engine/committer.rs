@@ -30,6 +30,7 @@ use crate::{
     clock::{Clock, ordered_id, random_key},
     engine::{
         account::Present,
+        acks::{Acks, Changes, Fate},
         links::{Link, link_keys, names},
         table::Tables,
         watch::Watchers,
@@ -89,6 +90,7 @@ struct Overlay {
     last_place: u64,
     raise_generation: bool,
     present: Option<Arc<str>>,
+    fates: BTreeMap<u64, Fate>,
 }
 
 impl Overlay {
@@ -104,6 +106,7 @@ impl Overlay {
         self.indexed.extend(other.indexed);
         self.last_place = other.last_place;
         self.present = other.present.or(self.present.take());
+        self.fates.extend(other.fates);
     }
 
     /// Takes back what was written before everything of an account or table was removed.
@@ -257,6 +260,11 @@ impl Tx<'_> {
         self.own.present = Some(account);
     }
 
+    /// Says why a change leaves the queue.
+    pub(crate) fn fate(&mut self, place: u64, fate: Fate) {
+        self.own.fates.insert(place, fate);
+    }
+
     pub(crate) fn new_place(&mut self) -> u64 {
         self.own.last_place += 1;
         self.own.last_place
@@ -330,6 +338,8 @@ struct State {
     pending: Vec<Box<dyn Member>>,
     running: Option<Group>,
     head: Option<Head>,
+    /// The greatest place that was given away: none is given twice.
+    last_place: u64,
 }
 
 /// The only writer of a store.
@@ -339,6 +349,7 @@ pub(crate) struct Committer {
     tables: Arc<Tables>,
     watchers: Arc<Watchers>,
     present: Arc<Present>,
+    acks: Arc<Acks>,
     state: Mutex<State>,
 }
 
@@ -361,6 +372,7 @@ impl Committer {
             tables,
             watchers: Arc::default(),
             present: Arc::new(present),
+            acks: Arc::default(),
             state: Mutex::default(),
         }
     }
@@ -373,6 +385,11 @@ impl Committer {
     /// Who waits for rows to change.
     pub(crate) fn watchers(&self) -> &Watchers {
         &self.watchers
+    }
+
+    /// Who waits for the service.
+    pub(crate) fn acks(&self) -> &Arc<Acks> {
+        &self.acks
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -429,6 +446,8 @@ impl Committer {
             tables: Arc::clone(&self.tables),
             watchers: Arc::clone(&self.watchers),
             present: Arc::clone(&self.present),
+            acks: Arc::clone(&self.acks),
+            last_place: state.last_place,
         };
         let group = run(engine, members, head).boxed().shared();
         state.running = Some(group.clone());
@@ -440,6 +459,7 @@ impl Committer {
         if state.running.as_ref().is_some_and(|running| running.ptr_eq(group)) {
             state.running = None;
             state.head = head;
+            state.last_place = head.map_or(0, |head| head.last_place).max(state.last_place);
         }
     }
 }
@@ -455,6 +475,8 @@ struct Engine {
     tables: Arc<Tables>,
     watchers: Arc<Watchers>,
     present: Arc<Present>,
+    acks: Arc<Acks>,
+    last_place: u64,
 }
 
 /// Runs one group; returns the head that it leaves, if that is known.
@@ -475,7 +497,7 @@ async fn run(engine: Engine, mut members: Vec<Box<dyn Member>>, head: Option<Hea
 async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Option<Head>) -> Result<Head, Error> {
     let (store, clock) = (&*engine.store, &*engine.clock);
     for _ in 0..MAX_ROUNDS {
-        let known = match head {
+        let mut known = match head {
             Some(head) => head,
             None => {
                 let known = store.head().await?;
@@ -483,6 +505,7 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
                 known
             }
         };
+        known.last_place = known.last_place.max(engine.last_place);
         let mut snapshot = read(store, wanted(members), known, engine.present.get()).await?;
         let group = loop {
             let group = plan(engine, members, &snapshot);
@@ -502,6 +525,13 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
             last_place: group.last_place,
         };
         let under_way = engine.watchers.commit();
+        let _decided = engine.acks.commit(&Changes {
+            before: &snapshot.rows,
+            after: &group.rows,
+            fates: &group.fates,
+            clear: &group.clear,
+            created: known.last_place + 1..=group.last_place,
+        });
         if commit(store, &engine.tables, &group, next).await? {
             let everybody = group.present.is_some() || !group.clear.is_empty();
             if let Some(account) = group.present {

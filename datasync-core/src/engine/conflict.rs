@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::{
     body,
     config::{CLIENT_WINS_ROUNDS, ConflictPolicy},
-    engine::{committer::Tx, table::Table},
+    engine::{acks::Fate, committer::Tx, table::Table},
     row::{
         Body, Hold, LoserCause, OperationKind, ParkReason, Parked, Phase, Record, Row, RowKey, ServiceCopy,
         SettledLoser, Side,
@@ -146,7 +146,8 @@ fn take(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: &S
         record.body = body::carry_local(&table.schema, &copy.body, ours.as_ref().map(|ours| &ours.body));
         record
     });
-    row.operations.clear();
+    let fate = if ours_lost { Fate::Overruled } else { Fate::Stored };
+    row.operations.drain(..).for_each(|operation| tx.fate(operation.place, fate));
     row.base = None;
     row.seen = None;
 }
