@@ -12,8 +12,8 @@
 //! | may have been made | one of the two, when it looks at the row |
 
 use std::{
-    collections::BTreeMap,
-    ops::RangeInclusive,
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
@@ -69,7 +69,7 @@ pub(crate) struct Changes<'c> {
     pub(crate) fates: &'c BTreeMap<u64, Fate>,
     pub(crate) clear: &'c [Clear],
     /// The places that the commit has given away.
-    pub(crate) created: RangeInclusive<u64>,
+    pub(crate) created: Range<u64>,
 }
 
 impl Acks {
@@ -127,19 +127,17 @@ impl State {
                 }
             }
         }
-        let kept = changes.after.values().flatten().flat_map(|row| &row.operations);
-        let kept: Vec<u64> = kept.map(|kept| kept.place).filter(|place| changes.created.contains(place)).collect();
-        let created = changes.created.end().saturating_add(1).saturating_sub(*changes.created.start());
-        if kept.len() as u64 != created {
+        let kept = || {
+            let queued = changes.after.values().flatten().flat_map(|row| &row.operations);
+            queued.map(|queued| queued.place).filter(|place| changes.created.contains(place))
+        };
+        if kept().count() as u64 != changes.created.end - changes.created.start {
             // Queued and gone again in one commit.
-            changes
-                .created
-                .clone()
-                .filter(|place| !kept.contains(place))
-                .for_each(|place| self.left(place, changes.fates));
+            let kept: BTreeSet<u64> = kept().collect();
+            let gone = changes.created.clone().filter(|place| !kept.contains(place));
+            gone.for_each(|place| self.left(place, changes.fates));
         }
-        self.cleared
-            .extend(changes.clear.iter().map(|clear| (clear.clone(), changes.created.start().saturating_sub(1))));
+        self.cleared.extend(changes.clear.iter().map(|clear| (clear.clone(), changes.created.start.saturating_sub(1))));
     }
 
     fn left(&mut self, place: u64, fates: &BTreeMap<u64, Fate>) {
@@ -226,7 +224,7 @@ mod tests {
 
     type Rows = BTreeMap<RowKey, Option<Row>>;
 
-    fn commit(acks: &Acks, before: &Rows, after: &Rows, fates: &[(u64, Fate)], created: RangeInclusive<u64>) {
+    fn commit(acks: &Acks, before: &Rows, after: &Rows, fates: &[(u64, Fate)], created: Range<u64>) {
         let fates = fates.iter().copied().collect();
         drop(acks.commit(&Changes { before, after, fates: &fates, clear: &[], created }));
     }
@@ -236,17 +234,17 @@ mod tests {
         let (acks, key) = (Arc::new(Acks::default()), RowKey::new("t", "1"));
         let held = acks.hold();
         let rows = |places: &[u64]| Rows::from([(key.clone(), row(places))]);
-        commit(&acks, &rows(&[1, 2]), &rows(&[2]), &[(1, Fate::Stored)], 5..=4);
+        commit(&acks, &rows(&[1, 2]), &rows(&[2]), &[(1, Fate::Stored)], 5..5);
         assert_eq!(acks.lost(&key, 1), None);
-        commit(&acks, &rows(&[2]), &rows(&[]), &[], 5..=4);
+        commit(&acks, &rows(&[2]), &rows(&[]), &[], 5..5);
         assert_eq!(acks.lost(&key, 2), Some(Fate::Dropped));
-        commit(&acks, &rows(&[]), &rows(&[6]), &[(5, Fate::Withdrawn)], 5..=7);
+        commit(&acks, &rows(&[]), &rows(&[6]), &[(5, Fate::Withdrawn)], 5..8);
         assert_eq!((acks.lost(&key, 5), acks.lost(&key, 6)), (Some(Fate::Withdrawn), None));
         assert_eq!(acks.lost(&key, 7), Some(Fate::Dropped), "made and gone in one commit");
-        commit(&acks, &rows(&[2]), &rows(&[]), &[(2, Fate::Stored)], 8..=7);
+        commit(&acks, &rows(&[2]), &rows(&[]), &[(2, Fate::Stored)], 8..8);
         assert_eq!(acks.lost(&key, 2), None, "the commit that dropped it was not made");
         drop(held);
-        commit(&acks, &rows(&[]), &rows(&[]), &[], 8..=7);
+        commit(&acks, &rows(&[]), &rows(&[]), &[], 8..8);
         assert_eq!(acks.lost(&key, 5), None, "nobody can ask any more");
     }
 
@@ -258,9 +256,9 @@ mod tests {
         let mut told = Box::pin(acks.wait(&key).told());
         drop(dropped);
         assert_eq!(acks.state().waiting[&key].len(), 1);
-        commit(&acks, &rows("2"), &rows("2"), &[], 1..=0);
+        commit(&acks, &rows("2"), &rows("2"), &[], 1..1);
         assert!(told.as_mut().now_or_never().is_none());
-        commit(&acks, &rows("1"), &rows("1"), &[], 1..=0);
+        commit(&acks, &rows("1"), &rows("1"), &[], 1..1);
         assert!(told.now_or_never().is_some() && acks.state().waiting.is_empty());
     }
 }

@@ -530,7 +530,7 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
             after: &group.rows,
             fates: &group.fates,
             clear: &group.clear,
-            created: known.last_place + 1..=group.last_place,
+            created: known.last_place + 1..group.last_place + 1,
         });
         if commit(store, &engine.tables, &group, next).await? {
             let everybody = group.present.is_some() || !group.clear.is_empty();
