@@ -16,10 +16,10 @@ pub mod prelude {
     pub use datasync_core::{
         client::{
             Conflict, ConflictResolver, DatasyncClient, OfflineTable, PullOptions, PurgeOptions, RemoteTable,
-            Resolution, ResolverConflict, TableOptions, Tables,
+            Resolution, ResolverConflict, TableOptions, Tables, Written,
         },
         config::{ConflictPolicy, SyncConfig},
-        entity::{SyncEntity, Written},
+        entity::SyncEntity,
         error::{Error, ErrorKind},
         events::SyncEvent,
         query::Query,

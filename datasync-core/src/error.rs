@@ -34,8 +34,13 @@ pub enum ErrorKind {
     /// The rules of its table cannot settle the conflict: [`Error::conflict`] has it, and the message says which fields
     /// somebody has to decide about.
     Undecided,
-    /// The service has another version of the row, or already has it; seen by a remote table.
+    /// The service has another version of the row, or already has it: seen by a remote table, and by who waits for a
+    /// change in [`Written::acked`](crate::client::Written::acked).
     Conflict,
+    /// The change waits for somebody: the service refused it, or failed at it too often.
+    Parked,
+    /// The change left the queue before the service had it: it was discarded, purged, or deleted again.
+    Dropped,
     /// The pull was overtaken by a purge or reset of its table: pull again.
     Overtaken,
     /// The service cannot be reached. Nothing is lost: try again when there is a network.
@@ -92,19 +97,16 @@ impl Error {
     }
 
     pub(crate) fn conflict_changed(message: &str, conflict: Option<Conflict>) -> Error {
-        let (message, conflict) = (message.to_owned(), conflict.map(Box::new));
-        Error(Arc::new(Inner {
-            kind: ErrorKind::ConflictChanged,
-            message,
-            pending: Vec::new(),
-            conflict,
-            source: None,
-        }))
+        Error::with_conflict(ErrorKind::ConflictChanged, message, conflict)
+    }
+
+    pub(crate) fn with_conflict(kind: ErrorKind, message: impl Into<String>, conflict: Option<Conflict>) -> Error {
+        let (message, conflict) = (message.into(), conflict.map(Box::new));
+        Error(Arc::new(Inner { kind, message, pending: Vec::new(), conflict, source: None }))
     }
 
     pub(crate) fn undecided(message: String, conflict: Conflict) -> Error {
-        let conflict = Some(Box::new(conflict));
-        Error(Arc::new(Inner { kind: ErrorKind::Undecided, message, pending: Vec::new(), conflict, source: None }))
+        Error::with_conflict(ErrorKind::Undecided, message, Some(conflict))
     }
 
     /// The class of the error.
@@ -125,7 +127,8 @@ impl Error {
         &self.0.pending
     }
 
-    /// The conflict as it is, if a resolution named one that has changed or did not settle it; `None` if it is gone.
+    /// The conflict as it is, if a resolution named one that has changed or did not settle it, or a change waits in it;
+    /// `None` if it is gone.
     #[must_use]
     pub fn conflict(&self) -> Option<&Conflict> {
         self.0.conflict.as_deref()

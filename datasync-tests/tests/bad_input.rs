@@ -67,7 +67,7 @@ async fn an_id_that_breaks_the_rule_is_named(wire: Wire) {
             assert_eq!(error.kind(), ErrorKind::InvalidId, "{error}");
             assert!(error.to_string().contains(why) && error.to_string().contains(id), "{error}");
         }
-        for error in [table.replace(note_of(id, "x")).await.map(drop), table.delete(id).await] {
+        for error in [table.replace(note_of(id, "x")).await.map(drop), table.delete(id).await.map(drop)] {
             let error = error.unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::InvalidId | ErrorKind::NotFound), "{error}");
         }

@@ -1,18 +1,33 @@
 //! The user edits while a request is on its way, and answers come late or never (I2, I5, I10).
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{Next, from_fn},
+};
 use datasync_core::{
     client::{DatasyncClient, OfflineTable},
     memory::MemoryStore,
     store::Store,
+    transport::Transport,
 };
 use datasync_http::{Exchange, ExchangeError, HttpRequest, HttpResponse, HttpTransport, Method};
 use datasync_redb::RedbStore;
-use datasync_server::MemoryRepository;
+use datasync_server::{DatasyncServer, MemoryRepository};
 use datasync_tests::{Fault, Note, RouterExchange, Wire, local_rows, note_of, service, service_rows};
+use futures::channel::oneshot;
+
+datasync_tests::on_both_stores! {
+    i02_a_thousand_writes_return_while_the_service_holds_an_answer
+    i02_a_thousand_writes_return_while_a_service_on_a_socket_holds_an_answer
+}
 
 /// What the user does while a change is on its way.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +56,7 @@ impl Exchange for Meanwhile {
         if let Some((table, edit)) = edit {
             match edit {
                 Edit::Replace => drop(table.replace(Note { rank: 9, ..note_of("a", "meanwhile") }).await.unwrap()),
-                Edit::Delete => table.delete("a").await.unwrap(),
+                Edit::Delete => drop(table.delete("a").await.unwrap()),
                 Edit::DeleteAndInsert => {
                     table.delete("a").await.unwrap();
                     table.insert(note_of("a", "meanwhile")).await.unwrap();
@@ -106,4 +121,71 @@ async fn i02_an_edit_while_a_push_is_on_its_way_is_never_lost() {
             }
         }
     }
+}
+
+/// A service that holds its answer to the first change. Returns what is told when that has been done, and what lets the
+/// answer go.
+fn holding(service: Router) -> (Router, oneshot::Receiver<()>, oneshot::Sender<()>) {
+    let ((done, is_done), (open, gate)) = (oneshot::channel(), oneshot::channel::<()>());
+    let once = Arc::new(Mutex::new(Some((done, gate))));
+    let layer = from_fn(move |request: Request, next: Next| {
+        let changes = request.method() != "GET";
+        let held = if changes { once.lock().unwrap().take() } else { None };
+        async move {
+            let answer = next.run(request).await;
+            if let Some((done, gate)) = held {
+                done.send(()).unwrap();
+                gate.await.unwrap();
+            }
+            answer
+        }
+    });
+    (service.layer(layer), is_done, open)
+}
+
+/// The user writes a thousand rows while the answer to another one is held by a gate that opens only afterwards.
+async fn writes_while_an_answer_is_held(
+    store: impl Store,
+    rows: &MemoryRepository,
+    transport: impl Transport,
+    is_done: oneshot::Receiver<()>,
+    open: oneshot::Sender<()>,
+) {
+    let client = DatasyncClient::builder().store(store).transport(transport).table::<Note>().build().await.unwrap();
+    let table = client.offline_table::<Note>();
+    table.insert(note_of("first", "x")).await.unwrap();
+    let pushing = table.clone();
+    let push = tokio::spawn(async move { pushing.push_items().await });
+    is_done.await.unwrap();
+    let writing = table.clone();
+    let writes = tokio::spawn(async move {
+        for number in 0..1_000 {
+            writing.insert(note_of(&format!("{number:03}"), "meanwhile")).await.unwrap();
+        }
+    });
+    writes.await.unwrap();
+    assert!(!push.is_finished(), "the answer is still held");
+    assert_eq!(table.count().await.unwrap(), 1_001);
+    open.send(()).unwrap();
+    assert_eq!(push.await.unwrap().unwrap().pushed, 1, "what was queued later was not waited for");
+    assert_eq!(table.push_items().await.unwrap().pushed, 1_000);
+    assert_eq!(service_rows(rows), local_rows(&table).await);
+}
+
+async fn i02_a_thousand_writes_return_while_the_service_holds_an_answer(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let (router, is_done, open) = holding(service(&rows, 100, wire));
+    let exchange = RouterExchange::new(router);
+    let transport = HttpTransport::builder("http://service").retries(0).exchange(exchange).build().unwrap();
+    writes_while_an_answer_is_held(store, &rows, transport, is_done, open).await;
+}
+
+async fn i02_a_thousand_writes_return_while_a_service_on_a_socket_holds_an_answer(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let (router, is_done, open) = holding(service(&rows, 100, wire));
+    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), router).await.unwrap();
+    let address = format!("http://{}", server.address());
+    let transport = HttpTransport::builder(&address).retries(0).build().unwrap();
+    writes_while_an_answer_is_held(store, &rows, transport, is_done, open).await;
+    server.stop(Duration::from_secs(2)).await;
 }

@@ -91,7 +91,7 @@ impl World {
     async fn write(&self, kind: OperationKind, id: &str, title: &str) -> Result<(), ErrorKind> {
         let done = match kind {
             OperationKind::Insert => self.table.insert(note_of(id, title)).await.map(drop),
-            OperationKind::Delete => self.table.delete(id).await,
+            OperationKind::Delete => self.table.delete(id).await.map(drop),
             _ => self.table.replace(note_of(id, title)).await.map(drop),
         };
         done.map_err(|error| error.kind())

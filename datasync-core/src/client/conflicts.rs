@@ -48,7 +48,7 @@ impl fmt::Debug for Conflict {
 }
 
 impl Conflict {
-    fn of(key: &RowKey, row: &Row) -> Option<Conflict> {
+    pub(super) fn of(key: &RowKey, row: &Row) -> Option<Conflict> {
         let operation = row.operations.first()?;
         let Hold::Parked(parked) = &operation.hold else { return None };
         let service = row.conflict()?.clone();

@@ -7,6 +7,7 @@ use crate::{
     client::{DatasyncClient, pending::queued_row},
     engine::{
         Engine,
+        acks::Fate,
         answer::{self, Answer, Effect},
         committer::{Reads, Tx},
         links,
@@ -81,7 +82,7 @@ fn drop_one(
     };
     row.base = None;
     row.seen = None;
-    row.operations.clear();
+    row.operations.drain(..).for_each(|operation| tx.fate(operation.place, Fate::Discarded));
     row.revision += 1;
     dropped.insert(key.clone());
     if children && row.record.is_none() {

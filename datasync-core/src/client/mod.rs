@@ -1,6 +1,7 @@
 //! What an app uses: the client, its tables, and what waits for a person.
 
 mod account;
+mod acked;
 mod builder;
 mod codec;
 mod conflicts;
@@ -16,9 +17,11 @@ mod reset;
 mod resolver;
 mod search;
 mod watch;
+mod write;
 
 use std::{fmt, sync::Arc};
 
+pub use acked::Written;
 pub use builder::{ClientBuilder, TableOptions};
 pub use conflicts::Conflict;
 pub use offline::{IntoQuery, OfflineQuery, OfflineTable};
@@ -139,7 +142,9 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`].
     pub async fn close(&self) -> Result<(), Error> {
-        Ok(self.engine.store.close().await?)
+        self.engine.store.close().await?;
+        self.engine.committer.acks().wake_all();
+        Ok(())
     }
 }
 

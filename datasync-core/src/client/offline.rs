@@ -6,20 +6,15 @@ use futures::stream::BoxStream;
 
 use crate::{
     client::{
+        acked::Written,
         codec,
         purge::{self, PurgeOptions},
         search::{self, Rows},
-        watch,
+        watch, write,
     },
     clock::ordered_id,
-    engine::{
-        Engine,
-        change::{self, Change},
-        committer::{Reads, Tx},
-        push,
-        table::Table,
-    },
-    entity::{RowId, SyncEntity, Written, check_id},
+    engine::{Engine, change::Change, push, table::Table},
+    entity::{RowId, SyncEntity, check_id},
     error::Error,
     query::{Access, Condition, Order, Query, QueryDescription},
     report::{PurgeReport, PushReport},
@@ -85,59 +80,72 @@ impl<E: SyncEntity> OfflineTable<E> {
         self.write(entity, Change::Upsert).await
     }
 
+    /// Deletes the row of that id.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`](crate::error::ErrorKind::NotFound), [`ErrorKind::Store`](crate::error::ErrorKind::Store);
+    /// nothing is changed then.
+    pub async fn delete(&self, id: &(impl RowId + ?Sized)) -> Result<Written<()>, Error> {
+        let change = (self.key(&id.as_text()), Change::Delete);
+        let queued = write::one(&self.engine, &self.table, change).await?;
+        Ok(Written::new((), queued))
+    }
+
     /// Adds many rows in one commit: all of them or none.
     ///
     /// # Errors
     ///
     /// As [`insert`](OfflineTable::insert) for the first row that fails.
     pub async fn insert_all(&self, entities: impl IntoIterator<Item = E>) -> Result<Vec<Written<E>>, Error> {
-        let mut changes = Vec::new();
-        let mut entities: Vec<E> = entities.into_iter().collect();
-        for entity in &mut entities {
-            let id = self.own_id(entity)?;
-            changes.push((self.key(&id), Change::Insert(codec::encode(entity)?)));
-        }
-        self.change(changes).await?;
-        Ok(entities.into_iter().map(Written::new).collect())
+        self.write_all(entities, Change::Insert).await
     }
 
-    /// Deletes the row of that id.
+    /// Adds or replaces many rows in one commit: all of them or none. Of two with one id the later one counts.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`](crate::error::ErrorKind::NotFound), [`ErrorKind::Store`](crate::error::ErrorKind::Store); nothing is changed then.
-    pub async fn delete(&self, id: &(impl RowId + ?Sized)) -> Result<(), Error> {
-        self.change(vec![(self.key(&id.as_text()), Change::Delete)]).await?;
-        Ok(())
+    /// As [`upsert`](OfflineTable::upsert) for the first row that fails.
+    pub async fn upsert_all(&self, entities: impl IntoIterator<Item = E>) -> Result<Vec<Written<E>>, Error> {
+        self.write_all(entities, Change::Upsert).await
+    }
+
+    /// Deletes many rows in one commit: all of them or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`delete`](OfflineTable::delete) for the first row that fails; one that is named twice is not found the second
+    /// time.
+    pub async fn delete_all<I: RowId>(&self, ids: impl IntoIterator<Item = I>) -> Result<Vec<Written<()>>, Error> {
+        let changes = ids.into_iter().map(|id| (self.key(&id.as_text()), Change::Delete)).collect();
+        let queued = write::all(&self.engine, &self.table, changes).await?;
+        Ok(queued.into_iter().map(|queued| Written::new((), queued)).collect())
     }
 
     async fn write(&self, mut entity: E, change: fn(Body) -> Change) -> Result<Written<E>, Error> {
-        let id = self.own_id(&mut entity)?;
-        let body = codec::encode(&entity)?;
-        self.change(vec![(self.key(&id), change(body))]).await?;
-        Ok(Written::new(entity))
+        let change = self.prepare(&mut entity, change)?;
+        Ok(Written::new(entity, write::one(&self.engine, &self.table, change).await?))
     }
 
-    /// Gives the entity an id if it has none, and checks it.
-    fn own_id(&self, entity: &mut E) -> Result<String, Error> {
+    async fn write_all(
+        &self,
+        entities: impl IntoIterator<Item = E>,
+        change: fn(Body) -> Change,
+    ) -> Result<Vec<Written<E>>, Error> {
+        let mut entities: Vec<E> = entities.into_iter().collect();
+        let changes = entities.iter_mut().map(|entity| self.prepare(entity, change)).collect::<Result<_, _>>()?;
+        let queued = write::all(&self.engine, &self.table, changes).await?;
+        Ok(entities.into_iter().zip(queued).map(|(entity, queued)| Written::new(entity, queued)).collect())
+    }
+
+    /// Gives the entity an id if it has none, and makes it a change of its row.
+    fn prepare(&self, entity: &mut E, change: fn(Body) -> Change) -> Result<(RowKey, Change), Error> {
         if entity.id().is_empty() {
             entity.set_id(&ordered_id(&*self.engine.clock).to_string())?;
         }
         let id = entity.id().into_owned();
         check_id(&id)?;
-        Ok(id)
-    }
-
-    async fn change(&self, changes: Vec<(RowKey, Change)>) -> Result<(), Error> {
-        let rows = changes.iter().map(|(key, _)| key.clone()).collect();
-        let table = Arc::clone(&self.table);
-        let plan = move |tx: &mut Tx<'_>| {
-            for (key, change) in &changes {
-                change::apply(tx, &table, key, change)?;
-            }
-            Ok(())
-        };
-        self.engine.committer.commit(Reads::rows(rows), plan).await
+        Ok((self.key(&id), change(codec::encode(entity)?)))
     }
 
     /// The row of that id; `None` if there is none here.

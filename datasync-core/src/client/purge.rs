@@ -14,6 +14,7 @@ use crate::{
     },
     engine::{
         Engine,
+        acks::Fate,
         committer::{Reads, Tx},
         table::Table,
     },
@@ -107,6 +108,7 @@ impl Plan {
         let mut held: BTreeSet<ScopeKey> = BTreeSet::new();
         for (key, row) in found {
             report.rows += u64::from(row.record.is_some());
+            row.operations.iter().for_each(|operation| tx.fate(operation.place, Fate::Purged));
             held.extend(row.scopes.into_iter().map(|scope| ScopeKey {
                 account: Arc::clone(&key.account),
                 table: Arc::clone(&key.table),

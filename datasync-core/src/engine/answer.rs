@@ -6,6 +6,7 @@ use crate::{
     body,
     config::CLIENT_WINS_ROUNDS,
     engine::{
+        acks::Fate,
         change::refuse,
         committer::Tx,
         conflict::{Settled, accumulates, clashes, settle},
@@ -142,6 +143,7 @@ fn unsent(row: &mut Row) -> Effect {
 /// The first operation took effect; `now` is what the service has. If that was `fetched`, others may have changed it since.
 fn succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: ServiceCopy, fetched: bool) -> Effect {
     let first = row.operations.remove(0);
+    tx.fate(first.place, Fate::Stored);
     row.seen = None;
     row.base = None;
     if first.kind == OperationKind::Delete {
@@ -191,6 +193,7 @@ fn succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: Ser
         if let Some((body, differs)) = merged {
             row.record = Some(Record { body, ..copy.clone() });
             if !differs {
+                tx.fate(second.place, Fate::Stored);
                 row.operations.clear();
                 return Effect::Done;
             }

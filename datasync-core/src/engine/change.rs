@@ -11,7 +11,7 @@
 
 use crate::{
     body,
-    engine::{account, committer::Tx, links, table::Table},
+    engine::{account, acks::Fate, committer::Tx, links, table::Table},
     error::{Error, ErrorKind},
     row::{Body, Hold, Operation, OperationKind, ParkReason, Phase, Record, Row, RowKey},
 };
@@ -25,12 +25,12 @@ pub(crate) enum Change {
     Delete,
 }
 
-/// Applies a local write, and returns the body that is stored.
-pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<Option<Body>, Error> {
+/// Applies a local write, and returns the place of what is queued for the row; `None` if that is nothing.
+pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<Option<u64>, Error> {
     account::check(tx, key)?;
     let before = tx.row(key)?;
     let mut row = before.clone().unwrap_or_default();
-    let stored = match (change, &row.record) {
+    match (change, &row.record) {
         (Change::Insert(_), Some(_)) => {
             let message = format!("{key:?} exists: use `replace` or `upsert`");
             return Err(Error::new(ErrorKind::Exists, message));
@@ -40,8 +40,7 @@ pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Chang
         }
         (Change::Insert(body) | Change::Upsert(body), None) => {
             let body = stamped(tx, table, key, body)?;
-            insert(tx, table, &mut row, body.clone());
-            Some(body)
+            insert(tx, table, &mut row, body);
         }
         (Change::Replace(body) | Change::Upsert(body), Some(record)) => {
             let body = body::compose(&table.schema, body, Some(&record.body)).map_err(|error| no_object(key, error))?;
@@ -53,18 +52,15 @@ pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Chang
                 }
                 (false, _) => stamped(tx, table, key, &body)?,
             };
-            replace(tx, table, &mut row, body.clone(), unchanged);
-            Some(body)
+            replace(tx, table, &mut row, body, unchanged);
         }
-        (Change::Delete, Some(_)) => {
-            delete(tx, table, &mut row);
-            None
-        }
-    };
+        (Change::Delete, Some(_)) => delete(tx, table, &mut row),
+    }
     row.revision += 1;
     links::settle(tx, table, key, before.as_ref(), &row)?;
+    let place = row.operations.last().map(|queued| queued.place);
     tx.put(key, row);
-    Ok(stored)
+    Ok(place)
 }
 
 /// The body with the time of this edit, where its table has a field for that: the service's time, as far as it is known.
@@ -124,6 +120,7 @@ fn delete(tx: &mut Tx<'_>, table: &Table, row: &mut Row) {
             edited(tx, operation);
         }
         OperationKind::Insert | OperationKind::Undelete => {
+            tx.fate(operation.place, Fate::Withdrawn);
             row.operations.pop();
             if !behind {
                 row.base = None;
@@ -180,6 +177,7 @@ pub(crate) fn refuse(tx: &mut Tx<'_>, row: &mut Row) -> bool {
     first.key = tx.new_key();
     first.hold = Hold::Ready;
     let Some(second) = second else { return true };
+    tx.fate(second.place, Fate::Collapsed);
     first.fingerprint = second.fingerprint;
     first.schema = second.schema;
     first.edited = second.edited;
@@ -187,6 +185,8 @@ pub(crate) fn refuse(tx: &mut Tx<'_>, row: &mut Row) -> bool {
     use OperationKind::{Delete, Insert, Replace, Undelete};
     match (first.kind, second.kind) {
         (Insert | Undelete, Delete) => {
+            tx.fate(first.place, Fate::Withdrawn);
+            tx.fate(second.place, Fate::Stored);
             row.operations.clear();
             return false;
         }

@@ -30,6 +30,7 @@ use crate::{
     clock::{Clock, ordered_id, random_key},
     engine::{
         account::Present,
+        acks::{Acks, Changes, Fate},
         links::{Link, link_keys, names},
         service::{self, Service},
         table::Tables,
@@ -106,6 +107,7 @@ struct Overlay {
     last_place: u64,
     raise_generation: bool,
     present: Option<Arc<str>>,
+    fates: BTreeMap<u64, Fate>,
 }
 
 impl Overlay {
@@ -121,6 +123,7 @@ impl Overlay {
         self.indexed.extend(other.indexed);
         self.last_place = other.last_place;
         self.present = other.present.or(self.present.take());
+        self.fates.extend(other.fates);
     }
 
     /// Takes back what was written before everything of an account or table was removed.
@@ -310,6 +313,11 @@ impl Tx<'_> {
         self.own.present = Some(account);
     }
 
+    /// Says why a change leaves the queue.
+    pub(crate) fn fate(&mut self, place: u64, fate: Fate) {
+        self.own.fates.insert(place, fate);
+    }
+
     pub(crate) fn new_place(&mut self) -> u64 {
         self.own.last_place += 1;
         self.own.last_place
@@ -393,6 +401,8 @@ struct State {
     pending: Vec<Box<dyn Member>>,
     running: Option<Group>,
     head: Option<Head>,
+    /// The greatest place that was given away: none is given twice.
+    last_place: u64,
 }
 
 /// The only writer of a store.
@@ -403,6 +413,7 @@ pub(crate) struct Committer {
     service: Arc<Service>,
     watchers: Arc<Watchers>,
     present: Arc<Present>,
+    acks: Arc<Acks>,
     state: Mutex<State>,
 }
 
@@ -427,6 +438,7 @@ impl Committer {
             service,
             watchers: Arc::default(),
             present: Arc::new(present),
+            acks: Arc::default(),
             state: Mutex::default(),
         }
     }
@@ -439,6 +451,11 @@ impl Committer {
     /// Who waits for rows to change.
     pub(crate) fn watchers(&self) -> &Watchers {
         &self.watchers
+    }
+
+    /// Who waits for the service.
+    pub(crate) fn acks(&self) -> &Arc<Acks> {
+        &self.acks
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -496,6 +513,8 @@ impl Committer {
             service: Arc::clone(&self.service),
             watchers: Arc::clone(&self.watchers),
             present: Arc::clone(&self.present),
+            acks: Arc::clone(&self.acks),
+            last_place: state.last_place,
         };
         let group = run(engine, members, head).boxed().shared();
         state.running = Some(group.clone());
@@ -507,6 +526,7 @@ impl Committer {
         if state.running.as_ref().is_some_and(|running| running.ptr_eq(group)) {
             state.running = None;
             state.head = head;
+            state.last_place = head.map_or(0, |head| head.last_place).max(state.last_place);
         }
     }
 }
@@ -523,6 +543,8 @@ struct Engine {
     service: Arc<Service>,
     watchers: Arc<Watchers>,
     present: Arc<Present>,
+    acks: Arc<Acks>,
+    last_place: u64,
 }
 
 /// Runs one group; returns the head that it leaves, if that is known.
@@ -543,7 +565,7 @@ async fn run(engine: Engine, mut members: Vec<Box<dyn Member>>, head: Option<Hea
 async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Option<Head>) -> Result<Head, Error> {
     let (store, clock) = (&*engine.store, &*engine.clock);
     for _ in 0..MAX_ROUNDS {
-        let known = match head {
+        let mut known = match head {
             Some(head) => head,
             None => {
                 let known = store.head().await?;
@@ -551,6 +573,7 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
                 known
             }
         };
+        known.last_place = known.last_place.max(engine.last_place);
         let mut snapshot = read(store, wanted(members), known, engine.present.get()).await?;
         let mut group = loop {
             let group = plan(engine, members, &snapshot);
@@ -572,6 +595,13 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
             last_place: group.last_place,
         };
         let under_way = engine.watchers.commit();
+        let _decided = engine.acks.commit(&Changes {
+            before: &snapshot.rows,
+            after: &group.rows,
+            fates: &group.fates,
+            clear: &group.clear,
+            created: known.last_place + 1..group.last_place + 1,
+        });
         if commit(store, &engine.tables, &group, next).await? {
             news.iter().for_each(|note| engine.service.stored(note));
             let everybody = group.present.is_some() || !group.clear.is_empty();

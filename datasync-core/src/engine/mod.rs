@@ -4,6 +4,7 @@
 //! caller of `Store::commit`; `push` and `pull` talk to the transport and never hold a lock while they do.
 
 pub(crate) mod account;
+pub(crate) mod acks;
 pub(crate) mod answer;
 pub(crate) mod change;
 pub(crate) mod committer;

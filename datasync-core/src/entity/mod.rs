@@ -12,7 +12,7 @@ mod of_time;
 mod point;
 mod roles;
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 pub use field::{FieldType, FieldValue, IndexKey, MergeByUnion};
 pub use id::{EntityId, RowId};
@@ -98,37 +98,4 @@ pub fn check_id(id: &str) -> Result<(), InvalidId> {
     };
     let id = id.chars().take(MAX_ID_LENGTH + 1).collect();
     Err(InvalidId { id, reason })
-}
-
-/// What a local write returns: the entity as it is stored.
-///
-/// It derefs to the entity.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Written<E> {
-    entity: E,
-}
-
-impl<E> Written<E> {
-    pub(crate) fn new(entity: E) -> Written<E> {
-        Written { entity }
-    }
-
-    /// The entity itself.
-    pub fn into_inner(self) -> E {
-        self.entity
-    }
-}
-
-impl<E> std::ops::Deref for Written<E> {
-    type Target = E;
-
-    fn deref(&self) -> &E {
-        &self.entity
-    }
-}
-
-impl<E: SyncEntity> fmt::Debug for Written<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Written").field("table", &E::SCHEMA.name).field("id", &self.entity.id()).finish()
-    }
 }

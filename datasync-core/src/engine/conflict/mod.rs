@@ -32,6 +32,7 @@ use crate::{
     config::{CLIENT_WINS_ROUNDS, ConflictPolicy},
     engine::{
         Engine,
+        acks::Fate,
         committer::{Reads, Tx},
         table::Table,
     },
@@ -244,7 +245,8 @@ fn take(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: &S
         record.body = body::carry_local(&table.schema, &copy.body, ours.as_ref().map(|ours| &ours.body));
         record
     });
-    row.operations.clear();
+    let fate = if ours_lost { Fate::Overruled } else { Fate::Stored };
+    row.operations.drain(..).for_each(|operation| tx.fate(operation.place, fate));
     row.base = None;
     row.seen = None;
 }

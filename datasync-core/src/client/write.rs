@@ -1,0 +1,50 @@
+//! Local writes: each is one commit of the rows with their queued operations (I1).
+//!
+//! | the process dies, or the future is dropped … | what is left |
+//! | --- | --- |
+//! | before or during the commit | all rows with their operations, or nothing |
+//! | after it | all rows with their operations |
+
+use std::sync::Arc;
+
+use crate::{
+    client::acked::Queued,
+    engine::{
+        Engine,
+        change::{self, Change},
+        committer::{Reads, Tx},
+        table::Table,
+    },
+    error::Error,
+    row::RowKey,
+};
+
+/// Writes one row.
+pub(crate) async fn one(
+    engine: &Arc<Engine>,
+    table: &Arc<Table>,
+    (key, change): (RowKey, Change),
+) -> Result<Queued, Error> {
+    let held = engine.committer.acks().hold();
+    let (table, written) = (Arc::clone(table), key.clone());
+    let plan = move |tx: &mut Tx<'_>| change::apply(tx, &table, &written, &change);
+    let place = engine.committer.commit(Reads::row(key.clone()), plan).await?;
+    Ok(Queued::new(engine, key, place, &held))
+}
+
+/// Writes many rows of a table: all of them or none.
+pub(crate) async fn all(
+    engine: &Arc<Engine>,
+    table: &Arc<Table>,
+    changes: Vec<(RowKey, Change)>,
+) -> Result<Vec<Queued>, Error> {
+    let held = engine.committer.acks().hold();
+    let rows: Vec<RowKey> = changes.iter().map(|(key, _)| key.clone()).collect();
+    let table = Arc::clone(table);
+    let plan = move |tx: &mut Tx<'_>| {
+        let apply = |(key, change): &(RowKey, Change)| change::apply(tx, &table, key, change);
+        changes.iter().map(apply).collect::<Result<Vec<_>, _>>()
+    };
+    let places = engine.committer.commit(Reads::rows(rows.clone()), plan).await?;
+    Ok(rows.into_iter().zip(places).map(|(key, place)| Queued::new(engine, key, place, &held)).collect())
+}
