@@ -16,7 +16,7 @@ use crate::{
     engine::{Engine, change::Change, push, table::Table},
     entity::{SyncEntity, check_id},
     error::Error,
-    query::{Access, Filter, Order, Query, QueryDescription, plan},
+    query::{Access, Filter, Order, Query, QueryDescription},
     report::{PurgeReport, PushReport},
     row::{Body, Record, RowKey},
 };
@@ -307,11 +307,14 @@ impl<E: SyncEntity> OfflineQuery<E> {
         search::count(&self.table.engine, &self.table.table, self.query.description()).await
     }
 
-    /// Which way the query takes to its rows: an index or all of them, and whether they must be sorted. Its `Display` says
-    /// it in words.
-    #[must_use]
-    pub fn explain(&self) -> Access {
-        plan(self.query.description(), &self.table.table.schema)
+    /// Which way the query takes to its rows: an index or all of them, and whether they must be filtered and sorted. Its
+    /// `Display` says it in words.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidQuery`](crate::error::ErrorKind::InvalidQuery).
+    pub fn explain(&self) -> Result<Access, Error> {
+        search::explain(&self.table.table, self.query.description())
     }
 
     /// A stream of results: the rows now, then again after each commit that changes them, whoever made it: a local write, a

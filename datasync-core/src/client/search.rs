@@ -1,18 +1,18 @@
-//! Local queries: a planned scan of the store, filtered and ordered by the evaluator.
+//! Local queries: a planned scan of the store, filtered where the rows lie, and ordered here.
 
-use std::sync::Arc;
+use std::{ops::Bound, sync::Arc};
 
 use crate::{
     client::invalid_query,
     engine::{Engine, table::Table},
     error::Error,
-    query::{Access, Evaluator, KeyRange, QueryDescription, SortKey, Sorted, plan},
-    row::Record,
-    store::ScanRequest,
+    query::{Access, Evaluator, FirstRows, QueryDescription, Sorted, plan},
+    row::{Record, RecordRef},
+    store::{RecordFilter, ScanRequest, StoreError, StoreErrorKind},
 };
 
-/// How many records one read of the store brings.
-const CHUNK: usize = 1_000;
+/// How many records one read of the store looks at.
+const CHUNK: usize = 10_000;
 
 /// The rows of a query, and how many there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,61 +23,70 @@ pub struct Rows<T> {
     pub total: Option<u64>,
 }
 
-fn scan(account: &Arc<str>, table: &Table, access: &Access, range: KeyRange) -> ScanRequest {
-    ScanRequest {
-        account: Arc::clone(account),
-        table: Arc::clone(&table.name),
-        index: access.index.clone(),
-        range,
-        direction: access.direction,
-        after: None,
-        limit: CHUNK,
-        filter: None,
+/// The records that a query wants. A row that the service has marked as deleted is shown to nobody who does not ask for it.
+#[derive(Debug)]
+struct Wanted {
+    /// `None` where every record of the scan matches.
+    filter: Option<Evaluator>,
+    include_deleted: bool,
+}
+
+impl RecordFilter for Wanted {
+    fn keeps(&self, id: &str, record: RecordRef<'_>) -> Result<bool, StoreError> {
+        if record.deleted && !self.include_deleted {
+            return Ok(false);
+        }
+        let Some(filter) = &self.filter else { return Ok(true) };
+        filter.matches(id, record).map_err(|error| StoreError::new(StoreErrorKind::Corrupted, error.to_string()))
     }
 }
 
-/// A row that the service has marked as deleted is shown to nobody who does not ask for it.
-fn is_wanted(query: &QueryDescription, record: &Record) -> bool {
-    query.include_deleted || !record.deleted
+/// A query made ready.
+struct Search {
+    evaluator: Evaluator,
+    access: Access,
+    /// The scan of a range; what is left to look at stands in its filter.
+    request: ScanRequest,
 }
 
-/// The rows found so far; no more of them are kept than are wanted, or a little more.
-struct Found {
-    rows: Vec<(SortKey, Arc<str>, Record)>,
-    sorted: Sorted,
-    /// How many rows are wanted, those that are skipped included.
-    wanted: usize,
-    total: u64,
+impl Search {
+    fn new(account: &Arc<str>, table: &Table, query: &QueryDescription) -> Result<Search, Error> {
+        let (evaluator, access) = ready(table, query)?;
+        let filter = (!access.exact).then(|| evaluator.clone());
+        // Indexes lead to no deleted row.
+        let shows_all = query.include_deleted || access.index.is_some();
+        let filter: Option<Arc<dyn RecordFilter>> = match (filter, shows_all) {
+            (None, true) => None,
+            (filter, _) => Some(Arc::new(Wanted { filter, include_deleted: query.include_deleted })),
+        };
+        let request = ScanRequest {
+            account: Arc::clone(account),
+            table: Arc::clone(&table.name),
+            index: access.index.clone(),
+            range: (Bound::Unbounded, Bound::Unbounded),
+            direction: access.direction,
+            after: None,
+            limit: CHUNK,
+            filter,
+        };
+        Ok(Search { evaluator, access, request })
+    }
+
+    fn requests(&self) -> impl Iterator<Item = ScanRequest> {
+        self.access.ranges.iter().map(|range| ScanRequest { range: range.clone(), ..self.request.clone() })
+    }
 }
 
-impl Found {
-    fn push(&mut self, key: SortKey, id: Arc<str>, record: Record) {
-        self.total += 1;
-        if self.sorted == Sorted::Fully && self.rows.len() >= self.wanted {
-            return;
-        }
-        self.rows.push((key, id, record));
-        if self.sorted == Sorted::Not && self.rows.len() >= self.wanted.saturating_mul(2).saturating_add(CHUNK) {
-            self.cut();
-        }
-    }
+fn ready(table: &Table, query: &QueryDescription) -> Result<(Evaluator, Access), Error> {
+    let evaluator = Evaluator::new(query, &table.schema).map_err(invalid_query)?;
+    let indexes = if query.include_deleted { &[] } else { &*table.schema.indexes };
+    let access = plan(&evaluator, &table.schema, indexes, query.top.is_some());
+    Ok((evaluator, access))
+}
 
-    /// Whether every row that comes later is behind those that are wanted.
-    fn is_enough(&self) -> bool {
-        match (self.sorted, self.wanted.checked_sub(1).and_then(|last| self.rows.get(last)), self.rows.last()) {
-            _ if self.wanted == 0 => true,
-            (Sorted::Fully, Some(_), _) => true,
-            (Sorted::Groups, Some(last), Some(newest)) => !newest.0.agrees(&last.0),
-            _ => false,
-        }
-    }
-
-    fn cut(&mut self) {
-        if self.sorted != Sorted::Fully {
-            self.rows.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-        }
-        self.rows.truncate(self.wanted);
-    }
+/// Which way a query takes to its rows.
+pub(crate) fn explain(table: &Table, query: &QueryDescription) -> Result<Access, Error> {
+    ready(table, query).map(|(_, access)| access)
 }
 
 /// The records of a query in its order.
@@ -88,28 +97,57 @@ pub(crate) async fn search(
 ) -> Result<Rows<(Arc<str>, Record)>, Error> {
     // One account from the first page to the last.
     let account = engine.account();
-    let evaluator = Evaluator::new(query, &table.schema).map_err(invalid_query)?;
-    let access = plan(query, &table.schema);
-    let skip = usize::try_from(query.skip).unwrap_or(usize::MAX);
-    let top = query.top.map_or(usize::MAX, |top| usize::try_from(top).unwrap_or(usize::MAX));
-    let wanted = skip.saturating_add(top);
-    let mut found = Found { rows: Vec::new(), sorted: access.sorted, wanted, total: 0 };
-    let enough = |found: &Found| !query.count && found.is_enough();
-    // Of the first rows no more are read than are wanted, and one that tells where they end.
-    let mut limit = if access.sorted == Sorted::Not { CHUNK } else { wanted.saturating_add(1).min(CHUNK) };
-    'ranges: for range in &access.ranges {
-        let mut request = scan(&account, table, &access, range.clone());
+    let Some(top) = query.top else {
+        let first = first_rows(engine, &account, table, query, usize::MAX).await?;
+        let total = query.count.then_some(first.offered());
+        return Ok(Rows { rows: skipped(first, query), total });
+    };
+    // The rows behind the first ones are counted where they lie.
+    let total = if query.count { Some(count_of(engine, &account, table, query).await?) } else { None };
+    let wanted = usize::try_from(query.skip.saturating_add(top)).unwrap_or(usize::MAX);
+    let first = first_rows(engine, &account, table, query, wanted).await?;
+    Ok(Rows { rows: skipped(first, query), total })
+}
+
+fn skipped<T>(first: FirstRows<T>, query: &QueryDescription) -> Vec<T> {
+    let mut rows = first.into_vec();
+    let skip = usize::try_from(query.skip).unwrap_or(usize::MAX).min(rows.len());
+    rows.split_off(skip)
+}
+
+async fn first_rows(
+    engine: &Engine,
+    account: &Arc<str>,
+    table: &Table,
+    query: &QueryDescription,
+    wanted: usize,
+) -> Result<FirstRows<(Arc<str>, Record)>, Error> {
+    let search = Search::new(account, table, query)?;
+    let sorted = search.access.sorted;
+    let mut first = FirstRows::new(wanted);
+    if wanted == 0 {
+        return Ok(first);
+    }
+    // Of the first rows no more are read than are wanted, and one that tells where a group of them ends.
+    let mut limit = match sorted {
+        Sorted::Not => CHUNK,
+        Sorted::Groups => wanted.saturating_add(1).min(CHUNK),
+        Sorted::Fully => wanted.min(CHUNK),
+    };
+    for mut request in search.requests() {
         loop {
-            if enough(&found) {
-                break 'ranges;
+            if sorted == Sorted::Fully && first.is_full() {
+                return Ok(first);
             }
             request.limit = limit;
             limit = (limit * 2).min(CHUNK);
             let page = engine.store.scan(&request).await?;
-            for (id, record) in page.records.into_iter().filter(|(_, record)| is_wanted(query, record)) {
-                if let Some(key) = evaluator.evaluate(&id, &record).map_err(invalid_query)? {
-                    found.push(key, id, record);
+            for (id, record) in page.records {
+                let key = search.evaluator.place(&id, &record).map_err(invalid_query)?;
+                if sorted == Sorted::Groups && first.is_behind(&key) {
+                    return Ok(first);
                 }
+                first.offer(key, (id, record));
             }
             match page.next {
                 Some(cursor) => request.after = Some(cursor),
@@ -117,32 +155,25 @@ pub(crate) async fn search(
             }
         }
     }
-    found.cut();
-    let total = query.count.then_some(found.total);
-    let rows = found.rows.into_iter().skip(skip).map(|(_, id, record)| (id, record)).collect();
-    Ok(Rows { rows, total })
+    Ok(first)
 }
 
 /// How many rows match, before `skip` and `top`.
 pub(crate) async fn count(engine: &Engine, table: &Table, query: &QueryDescription) -> Result<u64, Error> {
+    count_of(engine, &engine.account(), table, query).await
+}
+
+async fn count_of(
+    engine: &Engine,
+    account: &Arc<str>,
+    table: &Table,
+    query: &QueryDescription,
+) -> Result<u64, Error> {
     let (filter, include_deleted) = (query.filter.clone(), query.include_deleted);
-    let counted = QueryDescription { filter, count: true, include_deleted, ..QueryDescription::default() };
-    let account = engine.account();
-    let evaluator = Evaluator::new(&counted, &table.schema).map_err(invalid_query)?;
-    let access = plan(&counted, &table.schema);
+    let counted = QueryDescription { filter, include_deleted, ..QueryDescription::default() };
     let mut total = 0;
-    for range in &access.ranges {
-        let mut request = scan(&account, table, &access, range.clone());
-        loop {
-            let page = engine.store.scan(&request).await?;
-            for (id, record) in page.records.iter().filter(|(_, record)| is_wanted(query, record)) {
-                total += u64::from(evaluator.evaluate(id, record).map_err(invalid_query)?.is_some());
-            }
-            match page.next {
-                Some(cursor) => request.after = Some(cursor),
-                None => break,
-            }
-        }
+    for request in Search::new(account, table, &counted)?.requests() {
+        total += engine.store.count(&request).await?;
     }
     Ok(total)
 }

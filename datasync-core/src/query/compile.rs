@@ -1,14 +1,21 @@
-//! A filter checked against a table: names become places, and operands have types that fit.
+//! A filter checked against a table: names become places, operands have types that fit, and constants the type of what they
+//! stand beside.
+
+use std::borrow::Cow;
 
 use super::{
+    decimal::Decimal,
     error::QueryError,
     expr::{BinaryOp, Expr, Function, Literal},
     value::Value,
 };
 use crate::schema::{DELETED, FieldKind, ID, TableSchema, UPDATED_AT, VERSION};
 
+/// How deep a filter may be. The parser takes less; conditions of a view or a pull are added to that.
+const MAX_LEVELS: usize = 250;
+
 /// Where a value of a row is found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Slot {
     Id,
     Version,
@@ -22,10 +29,11 @@ pub(super) enum Slot {
 #[derive(Clone, Debug)]
 pub(super) enum Node {
     Slot(Slot),
-    Constant(Value),
+    Constant(Value<'static>),
     Binary(BinaryOp, Box<Node>, Box<Node>),
     Not(Box<Node>),
-    In(Box<Node>, Vec<Value>),
+    /// The constants are sorted.
+    In(Box<Node>, Vec<Value<'static>>),
     Call(Function, Vec<Node>),
 }
 
@@ -34,9 +42,11 @@ pub(super) enum Node {
 enum Type {
     Null,
     Bool,
-    Number,
+    Int,
+    Decimal,
+    Float,
     Text,
-    Enum(FieldKind),
+    Enum(Cow<'static, [Cow<'static, str>]>),
     Stamp,
     Date,
     Time,
@@ -49,9 +59,11 @@ impl Type {
     fn of_kind(kind: &FieldKind) -> Type {
         match kind {
             FieldKind::Bool => Type::Bool,
-            FieldKind::I64 | FieldKind::F64 | FieldKind::Decimal => Type::Number,
+            FieldKind::I64 => Type::Int,
+            FieldKind::F64 => Type::Float,
+            FieldKind::Decimal => Type::Decimal,
             FieldKind::Text => Type::Text,
-            FieldKind::Enum(_) => Type::Enum(kind.clone()),
+            FieldKind::Enum(names) => Type::Enum(names.clone()),
             FieldKind::Timestamp => Type::Stamp,
             FieldKind::Date => Type::Date,
             FieldKind::Time => Type::Time,
@@ -65,9 +77,9 @@ impl Type {
         match literal {
             Literal::Null => Type::Null,
             Literal::Bool(_) => Type::Bool,
-            Literal::Int(_) | Literal::Long(_) | Literal::Single(_) | Literal::Double(_) | Literal::Decimal(_) => {
-                Type::Number
-            }
+            Literal::Int(_) | Literal::Long(_) => Type::Int,
+            Literal::Single(_) | Literal::Double(_) => Type::Float,
+            Literal::Decimal(_) => Type::Decimal,
             Literal::Text(_) => Type::Text,
             Literal::Timestamp(_) => Type::Stamp,
             Literal::Date(_) => Type::Date,
@@ -77,11 +89,15 @@ impl Type {
         }
     }
 
+    fn is_number(&self) -> bool {
+        matches!(self, Type::Int | Type::Decimal | Type::Float)
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Type::Null => "null",
             Type::Bool => "a boolean",
-            Type::Number => "a number",
+            Type::Int | Type::Decimal | Type::Float => "a number",
             Type::Text => "a text",
             Type::Enum(_) => "an enum",
             Type::Stamp => "a timestamp",
@@ -127,39 +143,58 @@ pub(super) fn compile(
     schema: &TableSchema,
     needed: &mut Vec<(String, FieldKind)>,
 ) -> Result<Node, QueryError> {
-    let mut compiler = Compiler { schema, needed };
-    let (node, kind) = compiler.node(filter)?;
-    match kind {
-        Type::Bool | Type::Null => Ok(node),
-        other => Err(QueryError::new(format!("a filter must be a condition, but this is {}", other.name()))),
+    let mut compiler = Compiler { schema, needed, level: 0 };
+    match compiler.node(filter)? {
+        (node, Type::Bool | Type::Null) => Ok(node),
+        (_, other) => Err(QueryError::new(format!("a filter must be a condition, but this is {}", other.name()))),
+    }
+}
+
+/// Checks a key of an order.
+pub(super) fn order_key(
+    name: &str,
+    schema: &TableSchema,
+    needed: &mut Vec<(String, FieldKind)>,
+) -> Result<Slot, QueryError> {
+    match resolve(name, schema, needed)? {
+        (_, FieldKind::Json | FieldKind::Bytes | FieldKind::Point) => {
+            Err(QueryError::new(format!("`{name}` is a value without an order")))
+        }
+        (slot, _) => Ok(slot),
     }
 }
 
 struct Compiler<'c> {
     schema: &'c TableSchema,
     needed: &'c mut Vec<(String, FieldKind)>,
+    level: usize,
 }
 
 impl Compiler<'_> {
     fn node(&mut self, expr: &Expr) -> Result<(Node, Type), QueryError> {
-        match expr {
+        if self.level == MAX_LEVELS {
+            let message = format!("the filter is nested more than {MAX_LEVELS} deep: use `in` for many values");
+            return Err(QueryError::new(message));
+        }
+        self.level += 1;
+        let node = match expr {
             Expr::Field(name) => {
                 let (slot, kind) = resolve(name, self.schema, self.needed)?;
-                Ok((Node::Slot(slot), Type::of_kind(&kind)))
+                (Node::Slot(slot), Type::of_kind(&kind))
             }
-            Expr::Literal(literal) => Ok((Node::Constant(Value::of_literal(literal)), Type::of_literal(literal))),
-            Expr::Not(inner) => {
-                let inner = self.condition(inner)?;
-                Ok((Node::Not(Box::new(inner)), Type::Bool))
-            }
+            Expr::Literal(literal) => beside(literal, &Type::Null, false)?,
+            Expr::Not(inner) => (Node::Not(Box::new(self.condition(inner)?)), Type::Bool),
             Expr::In(operand, values) => {
                 let (operand, kind) = self.node(operand)?;
-                let values = values.iter().map(|value| constant(value, &kind)).collect::<Result<_, _>>()?;
-                Ok((Node::In(Box::new(operand), values), Type::Bool))
+                let mut values = values.iter().map(|value| listed(value, &kind)).collect::<Result<Vec<_>, _>>()?;
+                values.sort_by(Value::order);
+                (Node::In(Box::new(operand), values), Type::Bool)
             }
-            Expr::Binary(op, left, right) => self.binary(*op, left, right),
-            Expr::Call(function, arguments) => self.call(*function, arguments),
-        }
+            Expr::Binary(op, left, right) => self.binary(*op, left, right)?,
+            Expr::Call(function, arguments) => self.call(*function, arguments)?,
+        };
+        self.level -= 1;
+        Ok(node)
     }
 
     fn condition(&mut self, expr: &Expr) -> Result<Node, QueryError> {
@@ -170,43 +205,39 @@ impl Compiler<'_> {
     }
 
     fn binary(&mut self, op: BinaryOp, left: &Expr, right: &Expr) -> Result<(Node, Type), QueryError> {
-        let both = |left, right, kind| Ok((Node::Binary(op, Box::new(left), Box::new(right)), kind));
-        match op {
-            BinaryOp::And | BinaryOp::Or => both(self.condition(left)?, self.condition(right)?, Type::Bool),
-            BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Div | BinaryOp::Mod => {
-                let (left_node, left_kind) = self.node(left)?;
-                let (right_node, right_kind) = self.node(right)?;
-                for (expr, kind) in [(left, &left_kind), (right, &right_kind)] {
-                    if !matches!(kind, Type::Number | Type::Null) {
-                        let message = format!("`{expr}` is {}, and `{}` takes numbers", kind.name(), op.keyword());
-                        return Err(QueryError::new(message));
-                    }
-                }
-                both(left_node, right_node, Type::Number)
-            }
-            _ => {
-                let (left_node, left_kind) = self.operand(left, right)?;
-                let (right_node, right_kind) = self.operand(right, left)?;
-                if !comparable(op, &left_kind, &right_kind) {
-                    let (one, other) = (left_kind.name(), right_kind.name());
-                    let message = format!("`{left}` is {one}, and cannot be compared with `{right}`, {other}");
+        if matches!(op, BinaryOp::And | BinaryOp::Or) {
+            let (left, right) = (self.condition(left)?, self.condition(right)?);
+            return Ok((Node::Binary(op, Box::new(left), Box::new(right)), Type::Bool));
+        }
+        let arithmetic = matches!(op, BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Div | BinaryOp::Mod);
+        let (mut left_node, mut left_kind) = self.node(left)?;
+        let (mut right_node, mut right_kind) = self.node(right)?;
+        match (left, right) {
+            (Expr::Literal(_), Expr::Literal(_)) => {}
+            (Expr::Literal(literal), _) => (left_node, left_kind) = beside(literal, &right_kind, arithmetic)?,
+            (_, Expr::Literal(literal)) => (right_node, right_kind) = beside(literal, &left_kind, arithmetic)?,
+            _ => {}
+        }
+        let kind = if arithmetic {
+            for (expr, kind) in [(left, &left_kind), (right, &right_kind)] {
+                if !kind.is_number() && *kind != Type::Null {
+                    let message = format!("`{expr}` is {}, and `{}` takes numbers", kind.name(), op.keyword());
                     return Err(QueryError::new(message));
                 }
-                both(left_node, right_node, Type::Bool)
             }
-        }
-    }
-
-    /// An operand of a comparison: a text beside an enum is the name of a member.
-    fn operand(&mut self, expr: &Expr, beside: &Expr) -> Result<(Node, Type), QueryError> {
-        if let (Expr::Literal(literal @ Literal::Text(_)), Expr::Field(name)) = (expr, beside) {
-            let (_, kind) = resolve(name, self.schema, self.needed)?;
-            if matches!(kind, FieldKind::Enum(_)) {
-                let kind = Type::of_kind(&kind);
-                return Ok((Node::Constant(constant(literal, &kind)?), kind));
+            match (left_kind, right_kind) {
+                (Type::Float, _) | (_, Type::Float) => Type::Float,
+                (Type::Decimal, _) | (_, Type::Decimal) => Type::Decimal,
+                _ => Type::Int,
             }
-        }
-        self.node(expr)
+        } else if comparable(op, &left_kind, &right_kind) {
+            Type::Bool
+        } else {
+            let (one, other) = (left_kind.name(), right_kind.name());
+            let message = format!("`{left}` is {one}, and cannot be compared with `{right}`, {other}");
+            return Err(QueryError::new(message));
+        };
+        Ok((Node::Binary(op, Box::new(left_node), Box::new(right_node)), kind))
     }
 
     fn call(&mut self, function: Function, arguments: &[Expr]) -> Result<(Node, Type), QueryError> {
@@ -215,6 +246,7 @@ impl Compiler<'_> {
             return Err(QueryError::new(format!("`{}` takes {least} to {most} arguments", function.name())));
         }
         let mut nodes = Vec::with_capacity(arguments.len());
+        let mut first = Type::Null;
         for (position, argument) in arguments.iter().enumerate() {
             let (node, kind) = self.node(argument)?;
             if !accepts(function, position, &kind) {
@@ -222,8 +254,11 @@ impl Compiler<'_> {
                 return Err(QueryError::new(message));
             }
             nodes.push(node);
+            if position == 0 {
+                first = kind;
+            }
         }
-        Ok((Node::Call(function, nodes), result(function)))
+        Ok((Node::Call(function, nodes), result(function, first)))
     }
 }
 
@@ -231,25 +266,27 @@ fn accepts(function: Function, position: usize, kind: &Type) -> bool {
     use Function::*;
     match (function, kind) {
         (_, Type::Null) => true,
-        (Substring, Type::Number) => position > 0,
-        (Substring, Type::Text) => position == 0,
-        (StartsWith | EndsWith | Contains | IndexOf | Concat | ToLower | ToUpper | Trim | Length, kind) => {
-            *kind == Type::Text
-        }
-        (Round | Floor | Ceiling, kind) => *kind == Type::Number,
+        (Substring, kind) if position > 0 => *kind == Type::Int,
+        (
+            StartsWith | EndsWith | Contains | IndexOf | Concat | ToLower | ToUpper | Trim | Length | Substring
+            | Replace,
+            kind,
+        ) => *kind == Type::Text,
+        (Round | Floor | Ceiling, kind) => kind.is_number(),
         (Year | Month | Day, kind) => matches!(kind, Type::Stamp | Type::Date),
         (Hour | Minute | Second, kind) => matches!(kind, Type::Stamp | Type::Time),
         (GeoDistance, kind) => *kind == Type::Point,
-        _ => false,
     }
 }
 
-fn result(function: Function) -> Type {
+fn result(function: Function, first: Type) -> Type {
     use Function::*;
     match function {
         StartsWith | EndsWith | Contains => Type::Bool,
-        ToLower | ToUpper | Trim | Substring | Concat => Type::Text,
-        _ => Type::Number,
+        ToLower | ToUpper | Trim | Substring | Concat | Replace => Type::Text,
+        Round | Floor | Ceiling => first,
+        GeoDistance => Type::Float,
+        Length | IndexOf | Year | Month | Day | Hour | Minute | Second => Type::Int,
     }
 }
 
@@ -258,19 +295,64 @@ fn comparable(op: BinaryOp, one: &Type, other: &Type) -> bool {
     match (one, other) {
         (Type::Null, _) | (_, Type::Null) => true,
         (Type::Other | Type::Point, _) | (_, Type::Other | Type::Point) => false,
+        (one, other) if one.is_number() => other.is_number(),
         (one, other) => one == other && (equality || *one != Type::Bool),
     }
 }
 
-fn constant(literal: &Literal, beside: &Type) -> Result<Value, QueryError> {
-    if let (Literal::Text(name), Type::Enum(FieldKind::Enum(names))) = (literal, beside) {
-        let position = names.iter().position(|known| known == name);
-        return position
-            .map(Value::Enum)
-            .ok_or_else(|| QueryError::new(format!("`{name}` is not one of {}", names.join(", "))));
+/// A constant beside an expression of another type: a text beside an enum is the name of a member, and a number becomes what
+/// it stands beside, so that nothing of a decimal is lost and a floating-point number meets its like.
+///
+/// In arithmetic a number with a point beside a whole one stays what it is: that is how a division says that it is none of
+/// whole numbers.
+fn beside(literal: &Literal, other: &Type, arithmetic: bool) -> Result<(Node, Type), QueryError> {
+    let own = Type::of_literal(literal);
+    let is_number = match literal {
+        Literal::Single(value) => value.is_finite(),
+        Literal::Double(value) => value.is_finite(),
+        Literal::Decimal(text) => Decimal::parse_exact(text).is_some(),
+        _ => true,
+    };
+    if !is_number {
+        return Err(QueryError::new(format!("`{literal}` is not a number, or has more than 38 digits")));
     }
-    match Type::of_literal(literal) {
-        kind if kind == Type::Null || kind == *beside => Ok(Value::of_literal(literal)),
-        kind => Err(QueryError::new(format!("`{literal}` is {}, and the list is of {}", kind.name(), beside.name()))),
+    let (value, kind) = match (literal, other) {
+        (Literal::Text(name), Type::Enum(names)) => {
+            let position = names.iter().position(|known| known == name);
+            let unknown = || QueryError::new(format!("`{name}` is not one of {}", names.join(", ")));
+            (Value::Enum(position.ok_or_else(unknown)?), other.clone())
+        }
+        (_, Type::Float) if own.is_number() => {
+            let float = Value::of_literal(literal).to_f64();
+            (float.map_or(Value::Null, Value::Float), Type::Float)
+        }
+        (_, Type::Decimal | Type::Int) if own.is_number() && !(arithmetic && *other == Type::Int) => {
+            let value = match exact(literal) {
+                Some(value) if *other == Type::Int => value.to_int().map_or(Value::Decimal(value), Value::Int),
+                Some(value) => Value::Decimal(value),
+                None => Value::of_literal(literal),
+            };
+            (value, other.clone())
+        }
+        _ => (Value::of_literal(literal), own),
+    };
+    Ok((Node::Constant(value), kind))
+}
+
+/// A number as it is written.
+fn exact(literal: &Literal) -> Option<Decimal> {
+    match literal {
+        Literal::Single(value) => Decimal::parse(&format!("{value:e}")),
+        literal => Value::of_literal(literal).to_decimal(),
+    }
+}
+
+fn listed(literal: &Literal, operand: &Type) -> Result<Value<'static>, QueryError> {
+    match beside(literal, operand, false)? {
+        (Node::Constant(value), kind) if comparable(BinaryOp::Eq, operand, &kind) => Ok(value),
+        (_, kind) => {
+            let (one, other) = (kind.name(), operand.name());
+            Err(QueryError::new(format!("`{literal}` is {one}, and the list is of {other}")))
+        }
     }
 }

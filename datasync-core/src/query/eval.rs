@@ -10,33 +10,41 @@ use serde_json::value::RawValue;
 
 use super::{
     QueryDescription,
-    compile::{Node, Slot, compile, resolve},
+    compile::{Node, Slot, compile, order_key, resolve},
     error::QueryError,
     functions,
     value::{Value, stamp},
 };
 use crate::{
     query::BinaryOp,
-    row::Record,
+    row::RecordRef,
     schema::{FieldKind, TableSchema},
 };
 
 /// A query made ready for the rows of one table.
 ///
 /// Comparisons with null are false, but for `eq null`, and for `ne`, which is true if exactly one side is null. Texts
-/// compare by their bytes, times at their milliseconds, enums by the order of their members.
+/// compare by their bytes, times at their milliseconds, enums by the order of their members. Whole numbers and decimals
+/// compare and are computed with exactly; beside them a floating-point number is the shortest decimal that stands for it. A
+/// value that does not fit the kind of its field counts as null.
 #[derive(Clone, Debug)]
 pub struct Evaluator {
-    filter: Option<Node>,
-    order: Vec<(Slot, bool)>,
-    needed: Vec<(String, FieldKind)>,
+    pub(super) filter: Option<Node>,
+    /// The keys of the order, up to the id.
+    pub(super) order: Vec<(Slot, bool)>,
+    /// Whether rows that agree in all keys come with the greatest id first.
+    pub(super) id_descending: bool,
+    /// The fields that are read of a row: first those of the filter.
+    pub(super) needed: Vec<(String, FieldKind)>,
+    of_filter: usize,
 }
 
 /// The place of a row in the order of its query: the query's keys, then the id.
 #[derive(Clone, Debug)]
 pub struct SortKey {
-    keys: Vec<(Value, bool)>,
+    keys: Vec<(Value<'static>, bool)>,
     id: Arc<str>,
+    id_descending: bool,
 }
 
 impl SortKey {
@@ -49,13 +57,14 @@ impl SortKey {
 
 impl Ord for SortKey {
     fn cmp(&self, other: &SortKey) -> Ordering {
+        let turned = |order: Ordering, descending| if descending { order.reverse() } else { order };
         for ((one, descending), (other, _)) in self.keys.iter().zip(&other.keys) {
             let order = one.order(other);
             if order != Ordering::Equal {
-                return if *descending { order.reverse() } else { order };
+                return turned(order, *descending);
             }
         }
-        self.id.cmp(&other.id)
+        turned(self.id.cmp(&other.id), self.id_descending)
     }
 }
 
@@ -78,69 +87,115 @@ impl Evaluator {
     ///
     /// # Errors
     ///
-    /// A property that the table does not have, or operands that cannot be compared or computed with.
+    /// A property that the table does not have, operands that cannot be compared or computed with, an order by what has
+    /// none, or a filter that is nested too deep.
     pub fn new(query: &QueryDescription, schema: &TableSchema) -> Result<Evaluator, QueryError> {
         let mut needed = Vec::new();
         let filter = query.filter.as_ref().map(|filter| compile(filter, schema, &mut needed)).transpose()?;
-        let mut order = Vec::new();
+        let of_filter = needed.len();
+        let (mut order, mut id_descending, mut with_id) = (Vec::new(), false, false);
         for key in &query.order {
-            order.push((resolve(&key.field, schema, &mut needed)?.0, key.descending));
+            let slot = order_key(&key.field, schema, &mut needed)?;
+            // Rows that agree in a key, or in the id, have no order that a later one could change.
+            if with_id || order.iter().any(|(known, _)| *known == slot) {
+                continue;
+            }
+            if slot == Slot::Id {
+                (id_descending, with_id) = (key.descending, true);
+            } else {
+                order.push((slot, key.descending));
+            }
         }
         for name in &query.select {
             resolve(name, schema, &mut Vec::new())?;
         }
-        Ok(Evaluator { filter, order, needed })
+        Ok(Evaluator { filter, order, id_descending, needed, of_filter })
+    }
+
+    /// Whether the row matches.
+    ///
+    /// # Errors
+    ///
+    /// A body that is not a JSON object.
+    pub fn matches<'r>(&self, id: &str, record: impl Into<RecordRef<'r>>) -> Result<bool, QueryError> {
+        let Some(filter) = &self.filter else { return Ok(true) };
+        let record = record.into();
+        let fields = read(&self.needed[..self.of_filter], id, record)?;
+        Ok(Row { id, record, fields: &fields }.holds(filter))
+    }
+
+    /// The row's place in the order, whether or not it matches.
+    ///
+    /// # Errors
+    ///
+    /// As [`matches`](Evaluator::matches).
+    pub fn place<'r>(&self, id: &str, record: impl Into<RecordRef<'r>>) -> Result<SortKey, QueryError> {
+        let record = record.into();
+        if self.order.is_empty() {
+            return Ok(SortKey { keys: Vec::new(), id: id.into(), id_descending: self.id_descending });
+        }
+        let fields = read(&self.needed, id, record)?;
+        Ok(self.key(&Row { id, record, fields: &fields }))
     }
 
     /// The row's place in the order, or `None` if it does not match.
     ///
     /// # Errors
     ///
-    /// A body that is not a JSON object.
-    pub fn evaluate(&self, id: &str, record: &Record) -> Result<Option<SortKey>, QueryError> {
-        let row = Row { id, record, fields: self.read(id, record)? };
-        if let Some(filter) = &self.filter
-            && row.value(filter) != Value::Bool(true)
-        {
-            return Ok(None);
-        }
-        let keys = self.order.iter().map(|(slot, descending)| (row.slot(slot), *descending)).collect();
-        Ok(Some(SortKey { keys, id: id.into() }))
+    /// As [`matches`](Evaluator::matches).
+    pub fn evaluate<'r>(&self, id: &str, record: impl Into<RecordRef<'r>>) -> Result<Option<SortKey>, QueryError> {
+        let record = record.into();
+        let fields = read(&self.needed, id, record)?;
+        let row = Row { id, record, fields: &fields };
+        let matches = self.filter.as_ref().is_none_or(|filter| row.holds(filter));
+        Ok(matches.then(|| self.key(&row)))
     }
 
-    fn read(&self, id: &str, record: &Record) -> Result<Vec<Value>, QueryError> {
-        if self.needed.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut deserializer = serde_json::Deserializer::from_slice(record.body.as_bytes());
-        let fields = Needed(&self.needed).deserialize(&mut deserializer);
-        fields.map_err(|error| QueryError::new(format!("the row `{id}` is not a JSON object: {error}")))
+    fn key(&self, row: &Row<'_>) -> SortKey {
+        let keys = self.order.iter().map(|(slot, descending)| (row.slot(*slot).into_owned(), *descending)).collect();
+        SortKey { keys, id: row.id.into(), id_descending: self.id_descending }
     }
 }
 
-/// Reads only the fields that are needed.
-pub(super) struct Needed<'n>(pub(super) &'n [(String, FieldKind)]);
+/// Reads some fields of a row, and nothing else.
+pub(super) fn read<'r>(
+    needed: &[(String, FieldKind)],
+    id: &str,
+    record: RecordRef<'r>,
+) -> Result<Vec<Value<'r>>, QueryError> {
+    if needed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(record.body);
+    Needed(needed).deserialize(&mut deserializer).map_err(|error| {
+        // The words of the error may hold what the user wrote (I21); its place does not.
+        let (line, column) = (error.line(), error.column());
+        QueryError::new(format!("the row `{id}` is not a JSON object (line {line}, column {column})"))
+    })
+}
+
+struct Needed<'n>(&'n [(String, FieldKind)]);
 
 impl<'de> DeserializeSeed<'de> for Needed<'_> {
-    type Value = Vec<Value>;
+    type Value = Vec<Value<'de>>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Value>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Value<'de>>, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Needed<'_> {
-    type Value = Vec<Value>;
+    type Value = Vec<Value<'de>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Value>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Value<'de>>, A::Error> {
         let mut values = vec![Value::Null; self.0.len()];
         while let Some(slot) = map.next_key_seed(Wanted(self.0))? {
             match slot.and_then(|slot| Some((values.get_mut(slot)?, self.0.get(slot)?))) {
-                Some((value, (_, kind))) => *value = Value::of_json(kind, Some(map.next_value::<&RawValue>()?)),
+                Some((value, (_, kind))) => *value = Value::of_json(kind, map.next_value::<&RawValue>()?),
                 None => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -175,32 +230,34 @@ impl Visitor<'_> for Wanted<'_> {
 
 struct Row<'r> {
     id: &'r str,
-    record: &'r Record,
-    fields: Vec<Value>,
+    record: RecordRef<'r>,
+    fields: &'r [Value<'r>],
 }
 
 impl Row<'_> {
-    fn slot(&self, slot: &Slot) -> Value {
+    fn slot(&self, slot: Slot) -> Value<'_> {
         match slot {
-            Slot::Id => Value::Text(self.id.to_owned()),
-            Slot::Version => self.record.version.clone().map_or(Value::Null, Value::Text),
+            Slot::Id => Value::Text(self.id.into()),
+            Slot::Version => self.record.version.map_or(Value::Null, |version| Value::Text(version.into())),
             Slot::UpdatedAt => self.record.updated_at.map_or(Value::Null, |time| Value::Stamp(stamp(time))),
             Slot::Deleted => Value::Bool(self.record.deleted),
-            Slot::Field(position) => self.fields.get(*position).cloned().unwrap_or(Value::Null),
+            Slot::Field(position) => self.fields.get(position).map_or(Value::Null, Value::borrowed),
         }
     }
 
-    fn value(&self, node: &Node) -> Value {
+    fn value<'v>(&'v self, node: &'v Node) -> Value<'v> {
         match node {
-            Node::Slot(slot) => self.slot(slot),
-            Node::Constant(value) => value.clone(),
+            Node::Slot(slot) => self.slot(*slot),
+            Node::Constant(value) => value.borrowed(),
             Node::Not(inner) => Value::Bool(!self.holds(inner)),
             Node::In(operand, values) => {
                 let operand = self.value(operand);
-                Value::Bool(values.iter().any(|value| equal(&operand, value)))
+                let found = values.binary_search_by(|value| value.order(&operand));
+                // What has no order, as a number that is none, is found anywhere.
+                Value::Bool(found.is_ok_and(|at| values.get(at).is_some_and(|value| equal(&operand, value))))
             }
             Node::Call(function, arguments) => {
-                let arguments: Vec<Value> = arguments.iter().map(|argument| self.value(argument)).collect();
+                let arguments: Vec<Value<'_>> = arguments.iter().map(|argument| self.value(argument)).collect();
                 functions::call(*function, &arguments)
             }
             Node::Binary(BinaryOp::And, left, right) => Value::Bool(self.holds(left) && self.holds(right)),
@@ -210,18 +267,15 @@ impl Row<'_> {
     }
 
     fn holds(&self, node: &Node) -> bool {
-        self.value(node) == Value::Bool(true)
+        self.value(node).is_true()
     }
 }
 
-fn equal(one: &Value, other: &Value) -> bool {
-    match (one, other) {
-        (Value::Null, Value::Null) => true,
-        _ => one.compare(other) == Some(Ordering::Equal),
-    }
+fn equal(one: &Value<'_>, other: &Value<'_>) -> bool {
+    (one.is_null() && other.is_null()) || one.compare(other) == Some(Ordering::Equal)
 }
 
-fn binary(op: BinaryOp, left: &Value, right: &Value) -> Value {
+fn binary(op: BinaryOp, left: &Value<'_>, right: &Value<'_>) -> Value<'static> {
     let compared = |wanted: fn(Ordering) -> bool| Value::Bool(left.compare(right).is_some_and(wanted));
     match op {
         BinaryOp::Eq => Value::Bool(equal(left, right)),

@@ -119,6 +119,8 @@ pub enum Function {
     IndexOf,
     Substring,
     Concat,
+    /// Known to Azure's local stores; services do not take it.
+    Replace,
     Round,
     Floor,
     Ceiling,
@@ -133,7 +135,7 @@ pub enum Function {
 
 impl Function {
     /// Every function, in no particular order.
-    pub const ALL: [Function; 20] = {
+    pub const ALL: [Function; 21] = {
         use Function::*;
         [
             StartsWith,
@@ -146,6 +148,7 @@ impl Function {
             IndexOf,
             Substring,
             Concat,
+            Replace,
             Round,
             Floor,
             Ceiling,
@@ -173,6 +176,7 @@ impl Function {
             Function::IndexOf => "indexof",
             Function::Substring => "substring",
             Function::Concat => "concat",
+            Function::Replace => "replace",
             Function::Round => "round",
             Function::Floor => "floor",
             Function::Ceiling => "ceiling",
@@ -197,6 +201,7 @@ impl Function {
             | Function::Concat
             | Function::GeoDistance => (2, 2),
             Function::Substring => (2, 3),
+            Function::Replace => (3, 3),
             _ => (1, 1),
         }
     }

@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use serde::de::DeserializeSeed;
-
 use super::{
+    decimal::Decimal,
     error::QueryError,
-    eval::Needed,
+    eval::read,
     value::{Value, stamp},
 };
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
     store::{KeyBytes, TableSpec},
 };
 
-/// A text that changes whenever the name, a field or the kind of a field of the index does.
+/// A text that changes whenever the name, a field or the encoding of a field of the index does.
 #[must_use]
 pub fn index_text(index: &IndexSchema, schema: &TableSchema) -> Arc<str> {
     let fields: Vec<String> = index
@@ -26,6 +25,7 @@ pub fn index_text(index: &IndexSchema, schema: &TableSchema) -> Arc<str> {
         .iter()
         .map(|name| match kind_of(name, schema) {
             Some(FieldKind::Enum(names)) => format!("{name}:enum({})", names.join(" ")),
+            Some(FieldKind::I64 | FieldKind::Decimal) => format!("{name}:number"),
             Some(kind) => format!("{name}:{}", kind.name()),
             None => format!("{name}:?"),
         })
@@ -49,73 +49,62 @@ pub(super) fn kind_of(name: &str, schema: &TableSchema) -> Option<FieldKind> {
     }
 }
 
-/// The keys of a row in all indexes of its table.
+/// The keys of a row in all indexes of its table. A row that the service has marked as deleted is in none: only queries that
+/// ask for such rows see it, and those do not use indexes.
 ///
 /// # Errors
 ///
 /// A body that is not a JSON object.
 pub fn index_keys(schema: &TableSchema, id: &str, record: &Record) -> Result<Vec<(Arc<str>, KeyBytes)>, QueryError> {
-    if schema.indexes.is_empty() {
+    if schema.indexes.is_empty() || record.deleted {
         return Ok(Vec::new());
     }
     let mut needed: Vec<(String, FieldKind)> = Vec::new();
     for name in schema.indexes.iter().flat_map(|index| index.fields.iter()) {
-        if let (Some(kind), false) = (kind_of(name, schema), needed.iter().any(|(known, _)| known == name)) {
+        let is_role = [ID, VERSION, UPDATED_AT, DELETED].contains(&&**name);
+        if let (Some(kind), false) = (kind_of(name, schema), is_role || needed.iter().any(|(known, _)| known == name)) {
             needed.push((name.to_string(), kind));
         }
     }
-    let mut deserializer = serde_json::Deserializer::from_slice(record.body.as_bytes());
-    let values = Needed(&needed)
-        .deserialize(&mut deserializer)
-        .map_err(|error| QueryError::new(format!("the row `{id}` is not a JSON object: {error}")))?;
+    let values = read(&needed, id, record.into())?;
     let value = |name: &str| match name {
-        ID => Value::Text(id.to_owned()),
-        VERSION => record.version.clone().map_or(Value::Null, Value::Text),
+        ID => Value::Text(id.into()),
+        VERSION => record.version.as_deref().map_or(Value::Null, |version| Value::Text(version.into())),
         UPDATED_AT => record.updated_at.map_or(Value::Null, |time| Value::Stamp(stamp(time))),
         DELETED => Value::Bool(record.deleted),
         name => {
             let found = needed.iter().zip(&values).find(|((known, _), _)| known == name);
-            found.map_or(Value::Null, |(_, value)| value.clone())
+            found.map_or(Value::Null, |(_, value)| value.borrowed())
         }
     };
     let keys = schema.indexes.iter().map(|index| {
         let mut key = KeyBytes::new();
         for name in index.fields.iter() {
-            let kind = kind_of(name, schema).unwrap_or(FieldKind::Json);
-            encode(&kind, &value(name), &mut key);
+            encode(&value(name), &mut key);
         }
         (index_text(index, schema), key)
     });
     Ok(keys.collect())
 }
 
-pub(super) fn encode(kind: &FieldKind, value: &Value, key: &mut KeyBytes) {
-    if matches!(value, Value::Null | Value::Other | Value::Point(..)) {
-        return key.push(0);
-    }
-    key.push(1);
+/// The key of a value of a field. All values of a field have one encoding, and those that are equal one key.
+pub(super) fn encode(value: &Value<'_>, key: &mut KeyBytes) {
+    key.push(u8::from(!value.is_null()));
     match value {
+        // Points and the like can only be told from null.
         Value::Null | Value::Other | Value::Point(..) => {}
         Value::Bool(value) => key.push(u8::from(*value)),
-        Value::Int(_) | Value::Float(_) if *kind != FieldKind::I64 => {
-            key.extend(float_bytes(value.as_f64().unwrap_or(0.0)));
-        }
-        Value::Int(value) => key.extend(whole_bytes(*value)),
-        // A whole number's index only orders whole numbers; the filter looks at what lies between.
-        Value::Float(value) => key.extend(whole_bytes(value.floor() as i64)),
+        Value::Int(_) | Value::Decimal(_) => value.to_decimal().unwrap_or(Decimal::ZERO).write_key(key),
+        Value::Float(value) => key.extend(float_bytes(*value)),
         Value::Text(text) => {
             text_bytes(text, key);
             key.extend([0, 1]);
         }
         Value::Enum(position) => key.extend(u32::try_from(*position).unwrap_or(u32::MAX).to_be_bytes()),
-        Value::Stamp(millis) => key.extend(whole_bytes(*millis)),
+        Value::Stamp(millis) | Value::Time(millis) => key.extend(whole_bytes(*millis)),
         Value::Date(date) => {
             let days = i64::from(date.year()) * 512 + i64::from(date.month()) * 32 + i64::from(date.day());
             key.extend(whole_bytes(days));
-        }
-        Value::Time(time) => {
-            let seconds = (i64::from(time.hour()) * 60 + i64::from(time.minute())) * 60 + i64::from(time.second());
-            key.extend(whole_bytes(seconds * 1_000_000_000 + i64::from(time.subsec_nanosecond())));
         }
         Value::Uuid(uuid) => key.extend(uuid.as_bytes()),
     }

@@ -24,38 +24,44 @@ pub(super) enum Kind {
     End,
 }
 
-/// Cuts the text into words; the last one is [`Kind::End`].
-pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, QueryError> {
-    let bytes = text.as_bytes();
-    let mut tokens = Vec::new();
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        let (kind, end) = match byte {
-            b' ' | b'\t' => {
-                at += 1;
-                continue;
-            }
-            b'(' => (Kind::Open, at + 1),
-            b')' => (Kind::Close, at + 1),
-            b',' => (Kind::Comma, at + 1),
-            b'\'' => (Kind::Quoted, quoted(bytes, at)?),
-            b'0'..=b'9' => (Kind::Number, run(bytes, at, |b| b.is_ascii_alphanumeric() || b"-:.+".contains(&b))),
-            b'-' => (Kind::Minus, at + 1),
-            _ if is_word(byte) => {
-                let end = run(bytes, at, |b| is_word(b) || b.is_ascii_digit() || b"-./".contains(&b));
-                (Kind::Word, end)
-            }
-            _ => return Err(QueryError::at_byte(at, "this character has no meaning in a filter")),
-        };
-        tokens.push(Token { kind, text: &text[at..end], at });
-        at = end;
-    }
-    tokens.push(Token { kind: Kind::End, text: "", at: text.len() });
-    Ok(tokens)
+/// Cuts a text into words, one after the other, so that what lies behind an error is never looked at.
+#[derive(Debug)]
+pub(super) struct Lexer<'t> {
+    text: &'t str,
+    at: usize,
 }
 
+impl<'t> Lexer<'t> {
+    pub(super) fn new(text: &'t str) -> Lexer<'t> {
+        Lexer { text, at: 0 }
+    }
+
+    /// The next word; [`Kind::End`] at the end, again and again.
+    pub(super) fn next(&mut self) -> Result<Token<'t>, QueryError> {
+        let bytes = self.text.as_bytes();
+        let blanks = |byte: u8| matches!(byte, b' ' | b'\t');
+        let at = run(bytes, self.at, blanks);
+        let (kind, end) = match bytes.get(at).copied() {
+            None => (Kind::End, at),
+            Some(b'(') => (Kind::Open, at + 1),
+            Some(b')') => (Kind::Close, at + 1),
+            Some(b',') => (Kind::Comma, at + 1),
+            Some(b'-') => (Kind::Minus, at + 1),
+            Some(b'\'') => (Kind::Quoted, quoted(bytes, at)?),
+            Some(b'0'..=b'9') => (Kind::Number, run(bytes, at, |b| b.is_ascii_alphanumeric() || b"-:.+".contains(&b))),
+            Some(byte) if is_word(byte) => {
+                (Kind::Word, run(bytes, at, |b| is_word(b) || b.is_ascii_digit() || b"-./".contains(&b)))
+            }
+            Some(_) => return Err(QueryError::at_byte(at, "this character has no meaning in a filter")),
+        };
+        self.at = end;
+        Ok(Token { kind, text: &self.text[at..end], at })
+    }
+}
+
+/// Names may hold any letters: whatever is not ASCII is taken for one.
 fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphabetic() || byte == b'_' || byte == b'@'
+    byte.is_ascii_alphabetic() || byte == b'_' || byte == b'@' || !byte.is_ascii()
 }
 
 fn run(bytes: &[u8], at: usize, belongs: impl Fn(u8) -> bool) -> usize {

@@ -1,16 +1,20 @@
 //! Queries: which rows, in which order and how many; typed, as a tree, and as OData text.
 //!
-//! `typed` makes trees from Rust, `parse` from text; `print` makes text of them. `compile` and `eval` give them their
-//! meaning, the same here and on the service; `index` finds the short way to the rows.
+//! `typed` makes trees from Rust, `parse` and `options` from text; `print` makes text of them. `compile` and `eval` give them
+//! their meaning, the same here and on the service; `index` and `plan` find the short way to the rows, and `first` keeps the
+//! first of them.
 
 mod compile;
+mod decimal;
 mod description;
 mod error;
 mod eval;
 mod expr;
+mod first;
 mod functions;
 mod index;
 mod lexer;
+mod options;
 mod parse;
 mod plan;
 mod print;
@@ -21,7 +25,10 @@ pub use description::{OrderBy, QueryDescription};
 pub use error::QueryError;
 pub use eval::{Evaluator, SortKey};
 pub use expr::{BinaryOp, Expr, Function, Literal};
+pub use first::FirstRows;
 pub use index::{index_keys, index_text, table_spec};
+pub use options::options;
 pub use plan::{Access, KeyRange, Sorted, plan};
 pub use print::{Dialect, milliseconds};
 pub use typed::{Field, Filter, Operand, Order, Query, TextField};
+pub use value::timestamp;

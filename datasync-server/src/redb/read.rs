@@ -1,9 +1,9 @@
 //! Reads: one range, in the order of the ids or of the stamps; the rest is filtered, and no more rows are kept than wanted.
 
-use std::{borrow::Cow, collections::BinaryHeap, ops::Bound, sync::Arc};
+use std::{borrow::Cow, ops::Bound, sync::Arc};
 
 use datasync_core::{
-    query::{Evaluator, KeyRange, QueryDescription, QueryError, SortKey, Sorted, plan},
+    query::{Evaluator, FirstRows, KeyRange, QueryError, Sorted, plan},
     schema::{IndexSchema, Name, TableSchema, UPDATED_AT},
     store::Direction,
 };
@@ -48,70 +48,26 @@ fn evaluated(error: QueryError) -> redb::Error {
     redb::Error::Corrupted(error.to_string())
 }
 
-/// A row and its place in the order of the query; the last of a heap is the one that is not wanted.
-struct Found(SortKey, Row);
-
-impl PartialEq for Found {
-    fn eq(&self, other: &Found) -> bool {
-        self.0 == other.0
+/// Offers a row to the first ones, if it is wanted.
+fn offer(first: &mut FirstRows<Row>, query: &RowQuery, row: Row) -> Result<(), redb::Error> {
+    if row.record.deleted && !query.include_deleted {
+        return Ok(());
     }
-}
-
-impl Eq for Found {}
-
-impl PartialOrd for Found {
-    fn partial_cmp(&self, other: &Found) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
+    if let Some(key) = query.evaluator.evaluate(&row.id, &row.record).map_err(evaluated)? {
+        first.offer(key, row);
     }
-}
-
-impl Ord for Found {
-    fn cmp(&self, other: &Found) -> std::cmp::Ordering {
-        self.0.cmp(&other.0)
-    }
-}
-
-/// Keeps the first rows of a query's order.
-struct First<'q> {
-    query: &'q RowQuery,
-    /// How many are kept: those that are skipped, those that are wanted, and one that tells of more.
-    most: usize,
-    kept: BinaryHeap<Found>,
-    total: u64,
-}
-
-impl First<'_> {
-    fn offer(&mut self, row: Row) -> Result<(), redb::Error> {
-        if row.record.deleted && !self.query.include_deleted {
-            return Ok(());
-        }
-        let Some(key) = self.query.evaluator.evaluate(&row.id, &row.record).map_err(evaluated)? else { return Ok(()) };
-        self.total += 1;
-        if self.kept.len() < self.most {
-            self.kept.push(Found(key, row));
-        } else if let Some(mut last) = self.kept.peek_mut()
-            && key < last.0
-        {
-            *last = Found(key, row);
-        }
-        Ok(())
-    }
-
-    /// Whether rows that come later in the query's order change nothing.
-    fn enough(&self) -> bool {
-        self.kept.len() >= self.most && !self.query.description.count
-    }
+    Ok(())
 }
 
 pub(super) fn query(read: &ReadTransaction, names: &Names, query: &RowQuery) -> Result<Selection, redb::Error> {
     let skip = usize::try_from(query.description.skip).unwrap_or(usize::MAX);
     let most = skip.saturating_add(query.limit).saturating_add(1);
-    let mut first = First { query, most, kept: BinaryHeap::new(), total: 0 };
+    let mut first = FirstRows::new(most);
     let schema = TableSchema::new("rows", &[], STAMPS);
     // A page holds only the first rows, so that an index in the query's order is worth its while.
-    let first_rows = QueryDescription { top: Some(most as u64), ..query.description.clone() };
-    let access = plan(&first_rows, &schema);
-    let Some(table) = open(read, &names.rows)? else { return Ok(selection(first, skip)) };
+    let access = plan(&query.evaluator, &schema, STAMPS, true);
+    let Some(table) = open(read, &names.rows)? else { return Ok(selection(first, query, skip)) };
+    let enough = |first: &FirstRows<Row>| first.is_full() && !query.description.count;
     let stamps = match access.index {
         Some(_) => open(read, &names.stamps)?,
         None => None,
@@ -125,7 +81,7 @@ pub(super) fn query(read: &ReadTransaction, names: &Names, query: &RowQuery) -> 
             let (key, value) = entry?;
             let row = match &stamps {
                 None => {
-                    if access.sorted == Sorted::Fully && first.enough() {
+                    if access.sorted == Sorted::Fully && enough(&first) {
                         break 'ranges;
                     }
                     rows::row(&rows::id(key.value())?, value.value())?
@@ -139,17 +95,17 @@ pub(super) fn query(read: &ReadTransaction, names: &Names, query: &RowQuery) -> 
                     let id = rows::id(value.value())?;
                     let Some(row) = table.get(id.as_bytes())? else { continue };
                     let row = rows::row(&id, row.value())?;
-                    first.offer(row)?;
-                    if full_at.is_none() && first.enough() {
+                    offer(&mut first, query, row)?;
+                    if full_at.is_none() && enough(&first) {
                         full_at = Some(stamp.to_vec());
                     }
                     continue;
                 }
             };
-            first.offer(row)?;
+            offer(&mut first, query, row)?;
         }
     }
-    Ok(selection(first, skip))
+    Ok(selection(first, query, skip))
 }
 
 /// The entries of a range, in one direction or the other.
@@ -179,12 +135,12 @@ fn as_slices((from, to): &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice))
 }
 
-fn selection(first: First<'_>, skip: usize) -> Selection {
-    let (limit, counted) = (first.query.limit, first.query.description.count);
-    let kept = first.kept.into_sorted_vec();
-    let more = kept.len() > skip.saturating_add(limit);
-    let rows = kept.into_iter().skip(skip).take(limit).map(|Found(_, row)| row).collect();
-    Selection { rows, more, total: counted.then_some(first.total) }
+fn selection(first: FirstRows<Row>, query: &RowQuery, skip: usize) -> Selection {
+    let total = query.description.count.then_some(first.offered());
+    let kept = first.into_vec();
+    let more = kept.len() > skip.saturating_add(query.limit);
+    let rows = kept.into_iter().skip(skip).take(query.limit).collect();
+    Selection { rows, more, total }
 }
 
 pub(super) fn changes(
