@@ -87,7 +87,8 @@ fn expr(node: &Value) -> Result<Expr> {
     }
 }
 
-fn literal(value: &Value, kind: &str) -> Result<Literal> {
+/// The constant of a value and the name of its type, in .NET's words or in Rust's.
+pub(crate) fn literal(value: &Value, kind: &str) -> Result<Literal> {
     if value.is_null() {
         return Ok(Literal::Null);
     }
@@ -95,15 +96,17 @@ fn literal(value: &Value, kind: &str) -> Result<Literal> {
     let wrong = |_| format!("`{text}` is not of the type `{kind}`");
     Ok(match kind {
         "bool" => Literal::Bool(text.parse().map_err(|_| wrong(()))?),
-        "int" | "byte" | "short" => Literal::Int(text.parse().map_err(|_| wrong(()))?),
-        "long" => Literal::Long(text.parse().map_err(|_| wrong(()))?),
-        "float" => Literal::Single(text.parse().map_err(|_| wrong(()))?),
-        "double" => Literal::Double(text.parse().map_err(|_| wrong(()))?),
+        "int" | "byte" | "sbyte" | "short" | "ushort" | "u8" | "i8" | "i16" | "u16" | "i32" => {
+            Literal::Int(text.parse().map_err(|_| wrong(()))?)
+        }
+        "long" | "ulong" | "uint" | "i64" | "u64" | "u32" => Literal::Long(text.parse().map_err(|_| wrong(()))?),
+        "float" | "f32" => Literal::Single(text.parse().map_err(|_| wrong(()))?),
+        "double" | "f64" => Literal::Double(text.parse().map_err(|_| wrong(()))?),
         "decimal" => {
             text.parse::<f64>().map_err(|_| wrong(()))?;
             Literal::Decimal(text)
         }
-        "string" | "char" => Literal::Text(text),
+        "string" | "char" | "enum" => Literal::Text(text),
         "date" => Literal::Date(text.parse().map_err(|_| wrong(()))?),
         "time" => Literal::Time(text.parse().map_err(|_| wrong(()))?),
         "datetime" | "datetimeoffset" => Literal::Timestamp(text.parse().map_err(|_| wrong(()))?),

@@ -158,9 +158,9 @@ impl<'t> Parser<'t> {
         }
         if behind.kind == Kind::Quoted && behind.at == token.at + text.len() {
             self.take()?;
-            let place = if is("geography") { point(&unquote(behind.text)) } else { None };
             let wrong = || QueryError::at_byte(token.at, format!("`{text}{}` is not a constant", behind.text));
-            return Ok(Tree(Expr::Literal(place.ok_or_else(wrong)?), 0));
+            let literal = prefixed(text, &unquote(behind.text)).ok_or_else(wrong)?;
+            return Ok(Tree(Expr::Literal(literal), 0));
         }
         if behind.kind == Kind::Open {
             return if is("cast") { self.cast() } else { self.call(token) };
@@ -258,6 +258,16 @@ fn node(at: usize, below: usize, make: impl FnOnce(Expr) -> Expr, inner: Expr) -
 
 fn unquote(text: &str) -> String {
     text[1..text.len() - 1].replace("''", "'")
+}
+
+/// A constant in quotes with its type before them: points, and what the older clients of Azure Mobile Apps write.
+fn prefixed(kind: &str, text: &str) -> Option<Literal> {
+    match kind.to_ascii_lowercase().as_str() {
+        "geography" => point(text),
+        "datetimeoffset" | "datetime" => timestamp(text).map(Literal::Timestamp),
+        "guid" => Uuid::try_parse(text).ok().map(Literal::Uuid),
+        _ => None,
+    }
 }
 
 /// `POINT(longitude latitude)`, with an optional reference system before it, which must be that of GeoJSON.
