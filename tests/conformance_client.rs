@@ -40,7 +40,8 @@ fn without_suffix(text: &str) -> String {
 }
 
 /// Where the text that we write is another one, and why.
-const WRITTEN_OTHERWISE: [(&str, &str); 1] = [("u8", "the reference writes a byte in hexadecimal, which no service reads")];
+const WRITTEN_OTHERWISE: [(&str, &str); 1] =
+    [("u8", "the reference writes a byte in hexadecimal, which no service reads")];
 
 /// What the reference's translators refuse, as near to it as a query string comes: we refuse it too.
 const REFUSED: [(&str, &str); 12] = [

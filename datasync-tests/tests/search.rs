@@ -41,7 +41,10 @@ async fn reads_no_more_rows_than_it_needs(store: impl Store + Clone) {
     assert_eq!(words("$orderby=rank desc&$top=3"), "the whole index rank(rank:number), in order from the end");
     assert_eq!(words("$filter=rank in (1,2)"), "2 ranges of the index rank(rank:number), then sorted");
     assert_eq!(words("$filter=title eq 'x'"), "all rows, filtered, in order");
-    assert_eq!(words("$filter=rank gt 1 and title eq 'x'"), "1 range of the index rank(rank:number), filtered, then sorted");
+    assert_eq!(
+        words("$filter=rank gt 1 and title eq 'x'"),
+        "1 range of the index rank(rank:number), filtered, then sorted"
+    );
     assert!("$filter=nothing eq 1".parse::<Query<Note>>().is_err(), "a property that the table does not have");
 }
 

@@ -163,12 +163,7 @@ pub(crate) async fn count(engine: &Engine, table: &Table, query: &QueryDescripti
     count_of(engine, &engine.account(), table, query).await
 }
 
-async fn count_of(
-    engine: &Engine,
-    account: &Arc<str>,
-    table: &Table,
-    query: &QueryDescription,
-) -> Result<u64, Error> {
+async fn count_of(engine: &Engine, account: &Arc<str>, table: &Table, query: &QueryDescription) -> Result<u64, Error> {
     let (filter, include_deleted) = (query.filter.clone(), query.include_deleted);
     let counted = QueryDescription { filter, include_deleted, ..QueryDescription::default() };
     let mut total = 0;
