@@ -399,8 +399,8 @@ struct Odd;
 
 impl RecordFilter for Odd {
     fn keeps(&self, _: &str, record: RecordRef<'_>) -> Result<bool, StoreError> {
-        let digits = record.body.iter().filter(|byte| byte.is_ascii_digit());
-        Ok(digits.last().is_some_and(|digit| digit % 2 == 1))
+        let mut digits = record.body.iter().filter(|byte| byte.is_ascii_digit());
+        Ok(digits.next_back().is_some_and(|digit| digit % 2 == 1))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use datasync_core::{
-    client::{ClientBuilder, DatasyncClient, IndexProgress},
+    client::{DatasyncClient, IndexProgress},
     clock::SystemClock,
     entity::SyncEntity,
     memory::MemoryStore,
@@ -38,15 +38,16 @@ const ROWS: u64 = 5_500;
 /// The store that a child process opens in a later release.
 const CHILD: &str = "DATASYNC_INDEX_TEST_CHILD";
 
-fn builder(store: impl Store) -> ClientBuilder {
-    client_over(store, RouterExchange::new(service(&MemoryRepository::new(), 100, Wire::Extended)))
-}
-
+/// Rows that were pulled: nothing of them is queued.
 fn fill(store: impl Store) {
     block_on(async {
-        let client = builder(store).build().await.unwrap();
+        let rows = MemoryRepository::new();
         let note = |number| Note { rank: number as i64, ..note_of(&format!("row-{number:05}"), "x") };
-        client.offline_table::<Note>().insert_all((0..ROWS).map(note)).await.unwrap();
+        rows.seed(serde_json::to_value((0..ROWS).map(note).collect::<Vec<_>>()).unwrap()).unwrap();
+        let exchange = RouterExchange::new(service(&rows, 1_000, Wire::Extended));
+        let client = client_over(store, exchange).build().await.unwrap();
+        let table = client.offline_table::<Note>();
+        assert_eq!(table.pull_items(table.query()).await.unwrap().inserted, ROWS);
     });
 }
 

@@ -33,7 +33,7 @@ impl Decimal {
         if digits == 0 {
             return Some(Decimal::ZERO);
         }
-        while digits % 10 == 0 {
+        while digits.is_multiple_of(10) {
             digits /= 10;
             exponent += 1;
         }
@@ -230,7 +230,7 @@ impl Decimal {
         key.extend((self.magnitude().cast_unsigned() ^ (1 << 31)).to_be_bytes());
         let mut places = self.digits.ilog10() / 2 * 2;
         // An odd number of digits ends with a pair whose second digit is a zero.
-        let mut digits = if self.digits.ilog10() % 2 == 0 { self.digits * 10 } else { self.digits };
+        let mut digits = if self.digits.ilog10().is_multiple_of(2) { self.digits * 10 } else { self.digits };
         loop {
             let unit = 10_u128.pow(places);
             key.push((digits / unit) as u8 + 1);

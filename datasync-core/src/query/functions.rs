@@ -144,16 +144,16 @@ fn substring(text: &str, start: i128, length: Option<i128>) -> Value<'static> {
 
 /// Halves round to the even neighbour, as in .NET's `Math.Round`.
 fn of_number(function: Function, number: &Value<'_>) -> Value<'static> {
-    let (float, decimal): (fn(f64) -> f64, fn(Decimal) -> Decimal) = match function {
-        Function::Round => (f64::round_ties_even, Decimal::round),
-        Function::Floor => (f64::floor, Decimal::floor),
-        Function::Ceiling => (f64::ceil, Decimal::ceiling),
-        _ => return Value::Null,
-    };
-    match number {
+    let rounded = |float: fn(f64) -> f64, decimal: fn(Decimal) -> Decimal| match number {
         Value::Int(value) => Value::Int(*value),
         Value::Decimal(value) => Value::Decimal(decimal(*value)),
         Value::Float(value) => Value::Float(float(*value)),
+        _ => Value::Null,
+    };
+    match function {
+        Function::Round => rounded(f64::round_ties_even, Decimal::round),
+        Function::Floor => rounded(f64::floor, Decimal::floor),
+        Function::Ceiling => rounded(f64::ceil, Decimal::ceiling),
         _ => Value::Null,
     }
 }
