@@ -86,6 +86,13 @@ impl Error {
         Error(Arc::new(Inner { kind: ErrorKind::Pending, message, pending, conflict: None, source: None }))
     }
 
+    /// The same error with another one as its cause.
+    pub(crate) fn because(self, cause: Error) -> Error {
+        let (kind, pending) = (self.kind(), self.pending().to_vec());
+        let message = format!("{self} ({cause})");
+        Error(Arc::new(Inner { kind, message, pending, conflict: None, source: Some(Box::new(cause)) }))
+    }
+
     pub(crate) fn conflict_changed(message: &str, conflict: Option<Conflict>) -> Error {
         Error::with_conflict(ErrorKind::ConflictChanged, message, conflict)
     }

@@ -54,12 +54,22 @@ pub struct VerifyReport {
     pub skipped: u64,
 }
 
-/// What a purge has done.
+/// What a purge, a reset or a sign-out has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PurgeReport {
     /// Rows that are gone from this device.
     pub rows: u64,
-    /// Unsent changes that were dropped with them; 0 unless the purge was forced.
+    /// Unsent changes and settled losers that were dropped with them; 0 unless the purge was forced.
     pub dropped: u64,
+}
+
+/// What [`adopt`](crate::client::DatasyncClient::adopt) has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AdoptReport {
+    /// Rows that belong to the account from now on.
+    pub moved: u64,
+    /// Changes that stay apart: see there.
+    pub left: u64,
 }

@@ -4,13 +4,21 @@ use std::sync::Arc;
 
 use crate::{
     client::DatasyncClient,
-    engine::{account, committer::Tx},
+    engine::{
+        account,
+        committer::{Reads, Tx},
+    },
     error::{Error, ErrorKind},
     events::SyncEvent,
+    report::AdoptReport,
+    row::{DEFAULT_ACCOUNT, Hold, OperationKind, Phase, Row, RowKey},
+    store::OperationsRequest,
 };
 
 /// The longest name of an account, in bytes.
 const LONGEST_NAME: usize = 256;
+/// How many rows one commit moves.
+const ADOPTED_AT_ONCE: usize = 1_000;
 
 impl DatasyncClient {
     /// The account whose rows are shown and sent; empty while nobody is signed in.
@@ -37,7 +45,8 @@ impl DatasyncClient {
     ///
     /// What belongs to the account before stays in the store as it is, and comes back with its next sign-in; a push or
     /// pull of it that is under way ends with [`ErrorKind::OtherAccount`]. So does what was made while nobody was signed
-    /// in: it belongs to whoever used the app then, and this need not be the same person.
+    /// in: it belongs to whoever used the app then, and this need not be the same person; [`adopt`](DatasyncClient::adopt)
+    /// moves it if it is.
     ///
     /// To sign in to the account that is shown already tries again what was paused because the service refused its
     /// last sign-in.
@@ -59,4 +68,67 @@ impl DatasyncClient {
         }
         Ok(())
     }
+
+    /// Moves the rows that were made while nobody was signed in, and never sent, to the account that is signed in; the next
+    /// push sends them. To be called when the app knows, or has asked, that they are the user's.
+    ///
+    /// A row stays where it is if an attempt to send it was made whose outcome is not known, if it came from a service, or if
+    /// the account has a row of its id. Rows are moved one by one or many at once, each whole; a call that was cut is made
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidAccount`] if nobody is signed in; [`ErrorKind::OtherAccount`] if somebody signs in or out
+    /// meanwhile; [`ErrorKind::Store`].
+    pub async fn adopt(&self) -> Result<AdoptReport, Error> {
+        let account = self.engine.account();
+        if account.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidAccount, "nobody is signed in to take the rows: sign in first"));
+        }
+        let mut report = AdoptReport::default();
+        let mut request =
+            OperationsRequest { account: DEFAULT_ACCOUNT.into(), tables: None, after: 0, limit: ADOPTED_AT_ONCE };
+        loop {
+            let queued = self.engine.store.operations(&request).await?;
+            let Some(last) = queued.last() else { return Ok(report) };
+            request.after = last.operation.place;
+            let of = |key: &RowKey| RowKey { account: Arc::clone(&account), ..key.clone() };
+            let pairs: Vec<(RowKey, RowKey)> = queued.into_iter().map(|item| (of(&item.key), item.key)).collect();
+            let rows = pairs.iter().flat_map(|(to, from)| [to.clone(), from.clone()]).collect();
+            let plan = move |tx: &mut Tx<'_>| {
+                let mut report = AdoptReport::default();
+                for (to, from) in &pairs {
+                    account::check(tx, to)?;
+                    match adopt(tx, to, from)? {
+                        true => report.moved += 1,
+                        false => report.left += 1,
+                    }
+                }
+                Ok(report)
+            };
+            let AdoptReport { moved, left } = self.engine.committer.commit(Reads::rows(rows), plan).await?;
+            report.moved += moved;
+            report.left += left;
+        }
+    }
+}
+
+/// Moves one row; false if it must stay.
+fn adopt(tx: &mut Tx<'_>, to: &RowKey, from: &RowKey) -> Result<bool, Error> {
+    let Some(mut row) = tx.row(from)? else { return Ok(false) };
+    let made_here = row.quarantine.is_none() && row.tombstone.is_none() && row.base.is_none();
+    let [operation] = row.operations.as_mut_slice() else { return Ok(false) };
+    if !made_here || operation.kind != OperationKind::Insert || operation.in_doubt() || tx.row(to)?.is_some() {
+        return Ok(false);
+    }
+    operation.place = tx.new_place();
+    operation.key = tx.new_key();
+    operation.phase = Phase::New;
+    operation.hold = Hold::Ready;
+    operation.attempts = 0;
+    operation.rounds = 0;
+    row.revision += 1;
+    tx.put(from, Row::default());
+    tx.put(to, row);
+    Ok(true)
 }

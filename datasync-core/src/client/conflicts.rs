@@ -5,16 +5,17 @@ use std::{error::Error as StdError, fmt, sync::Arc};
 use uuid::Uuid;
 
 use crate::{
-    client::{DatasyncClient, codec, pending},
+    client::{DatasyncClient, codec},
     engine::{
         account,
         committer::{Reads, Tx},
         conflict::{Outcome, Resolve, Sides, finish},
-        links,
+        links, unsent,
     },
     entity::SyncEntity,
     error::{Error, ErrorKind},
     row::{Body, Hold, OperationKind, ParkReason, Record, Row, RowKey, ServiceCopy, SettledLoser},
+    store::Clear,
 };
 
 /// A conflict that waits for somebody: all sides of it.
@@ -198,7 +199,8 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`].
     pub async fn conflicts(&self) -> Result<Vec<Conflict>, Error> {
-        let queued = pending::queued(&self.engine, self.engine.account(), None).await?;
+        let everything = Clear { account: self.engine.account(), table: None };
+        let queued = unsent::queue(&*self.engine.store, &everything).await?;
         let mut conflicts = Vec::new();
         for part in queued.chunks(1_000) {
             let keys: Vec<RowKey> = part.iter().map(|queued| queued.key.clone()).collect();
@@ -254,16 +256,7 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`].
     pub async fn settled_losers(&self) -> Result<Vec<SettledLoser>, Error> {
-        let account = self.engine.account();
-        let mut all: Vec<SettledLoser> = Vec::new();
-        loop {
-            let after = all.last().map(|loser| loser.id);
-            let page = self.engine.store.losers(&account, after, 1_000).await?;
-            if page.is_empty() {
-                return Ok(all);
-            }
-            all.extend(page);
-        }
+        Ok(unsent::losers(&*self.engine.store, &self.engine.account()).await?)
     }
 
     /// Removes settled losers that nobody needs any more.

@@ -12,6 +12,7 @@ mod pull;
 mod purge;
 mod reindex;
 mod remote;
+mod reset;
 mod search;
 mod watch;
 mod write;
@@ -27,6 +28,7 @@ pub use pull::PullOptions;
 pub use purge::PurgeOptions;
 pub use reindex::IndexProgress;
 pub use remote::{Remote, RemoteQuery, RemoteTable};
+pub use reset::{Pending, ResetOptions};
 pub use search::Rows;
 
 use crate::{

@@ -9,10 +9,11 @@ use crate::{
     engine::{
         Engine,
         committer::{Reads, Tx},
+        unsent,
     },
     error::{Error, ErrorKind},
-    row::{Hold, Operation, OperationKind, ParkReason, Row, RowKey},
-    store::{OperationsRequest, QueuedOperation},
+    row::{Hold, Operation, OperationKind, ParkReason, Row, RowKey, SettledLoser},
+    store::{Clear, QueuedOperation},
 };
 
 /// A change that is queued and not known to be on the service.
@@ -70,30 +71,22 @@ impl PendingChange {
         }
     }
 
+    pub(crate) fn of_loser(loser: &SettledLoser) -> PendingChange {
+        PendingChange {
+            table: Arc::clone(&loser.key.table),
+            id: Arc::clone(&loser.key.id),
+            kind: OperationKind::Replace,
+            state: PendingState::Loser,
+            in_doubt: false,
+        }
+    }
+
     /// As it is while the sign-in of its account is refused.
     fn paused(mut self) -> PendingChange {
         if matches!(self.state, PendingState::Ready | PendingState::Waiting(_)) {
             self.state = PendingState::Paused;
         }
         self
-    }
-}
-
-/// Every queued operation of these tables, in order.
-pub(crate) async fn queued(
-    engine: &Engine,
-    account: Arc<str>,
-    tables: Option<Vec<Arc<str>>>,
-) -> Result<Vec<QueuedOperation>, Error> {
-    let mut request = OperationsRequest { account, tables, after: 0, limit: 1_000 };
-    let mut all = Vec::new();
-    loop {
-        let page = engine.store.operations(&request).await?;
-        match page.last() {
-            Some(last) => request.after = last.operation.place,
-            None => return Ok(all),
-        }
-        all.extend(page);
     }
 }
 
@@ -106,7 +99,7 @@ impl DatasyncClient {
     pub async fn pending(&self) -> Result<Vec<PendingChange>, Error> {
         let account = self.engine.account();
         let paused = self.engine.paused(&account).await?.is_some();
-        let queued = queued(&self.engine, account, None).await?;
+        let queued = unsent::queue(&*self.engine.store, &Clear { account, table: None }).await?;
         let change = |queued: &QueuedOperation| PendingChange::of(&queued.key, &queued.operation);
         Ok(queued.iter().map(change).map(|change| if paused { change.paused() } else { change }).collect())
     }

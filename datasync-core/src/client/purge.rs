@@ -1,16 +1,15 @@
-//! Purge: rows leave this device, and nothing that was not sent leaves with them unless that is asked for (I20).
+//! Purge: rows leave this device, and nothing that is nowhere else leaves with them unless that is asked for (I20).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use uuid::Uuid;
-
 use crate::{
     client::{
         offline::IntoQuery,
-        pending::{PendingChange, PendingState, queued},
+        pending::PendingChange,
+        reset::{self, refuse},
         search::search,
     },
     engine::{
@@ -23,9 +22,12 @@ use crate::{
     error::Error,
     query::{Query, QueryDescription},
     report::PurgeReport,
-    row::{OperationKind, Row, RowKey, SettledLoser, Side},
-    store::ScopeKey,
+    row::{Row, RowKey, SettledLoser},
+    store::{Clear, ScopeKey},
 };
+
+/// What the error of a refused purge says to do.
+const ADVICE: &str = "push first, or force the purge to drop them";
 
 /// What to purge; by default the whole table, if nothing in it waits to be sent.
 #[derive(Clone, Debug)]
@@ -42,8 +44,8 @@ impl<E: SyncEntity> Default for PurgeOptions<E> {
 }
 
 impl<E: SyncEntity> PurgeOptions<E> {
-    /// Only the rows of this query. Rows that were deleted here and not yet pushed belong to a purge of the whole
-    /// table only.
+    /// Only the rows of this query; with `top`, only so many of them, the first in its order. Rows that were deleted here
+    /// and not yet pushed belong to a purge of the whole table only.
     pub fn query(mut self, query: impl IntoQuery<E>) -> PurgeOptions<E> {
         self.query = query.into_query();
         self
@@ -63,36 +65,25 @@ pub(crate) async fn purge(
     query: QueryDescription,
     force: bool,
 ) -> Result<PurgeReport, Error> {
-    let whole = query == QueryDescription::default();
-    let mut ids: BTreeSet<Arc<str>> = search(engine, table, &query).await?.rows.into_iter().map(|(id, _)| id).collect();
-    if whole {
-        let queued = queued(engine, engine.account(), Some(vec![Arc::clone(&table.name)])).await?;
-        ids.extend(queued.into_iter().map(|queued| queued.key.id));
+    let account = engine.account();
+    let of_table = Clear { account: Arc::clone(&account), table: Some(Arc::clone(&table.name)) };
+    if query == QueryDescription::default() {
+        return reset::remove(engine, vec![of_table], force, ADVICE, |_, _| {}).await;
     }
-    let losers = losers(engine, table, if whole { None } else { Some(&ids) }).await?;
-    if !losers.is_empty() && !force {
-        let pending = losers.iter().map(lost).collect();
-        return Err(refuse(table, pending));
-    }
-    let rows: Vec<RowKey> = ids.iter().map(|id| engine.key(table, Arc::clone(id))).collect();
-    let tokens = engine.store.scopes(&engine.account(), &table.name).await?;
-    let plan = Plan {
-        table: Arc::clone(table),
-        rows: rows.clone(),
-        scopes: tokens,
-        losers: losers.iter().map(|loser| loser.id).collect(),
-        whole,
-        force,
-    };
-    engine.committer.commit(Reads::rows(rows), move |tx| plan.run(tx)).await
+    let found = search(engine, table, &query).await?.rows.into_iter();
+    let key = |id| RowKey { account: Arc::clone(&account), table: Arc::clone(&table.name), id };
+    let rows: Vec<RowKey> = found.map(|(id, _)| key(id)).collect();
+    let tokens = engine.store.scopes(&account, &table.name).await?.into_iter().collect();
+    let reads = Reads::rows(rows.clone()).losers(account);
+    let plan = Plan { rows, tokens, of_table, force };
+    engine.committer.commit(reads, move |tx| plan.run(tx)).await
 }
 
 struct Plan {
-    table: Arc<Table>,
     rows: Vec<RowKey>,
-    scopes: Vec<ScopeKey>,
-    losers: Vec<Uuid>,
-    whole: bool,
+    /// The scopes that had a token shortly before.
+    tokens: BTreeSet<ScopeKey>,
+    of_table: Clear,
     force: bool,
 }
 
@@ -105,65 +96,36 @@ impl Plan {
                 found.insert(key, row);
             }
         }
-        let pending: Vec<PendingChange> = found
-            .iter()
-            .flat_map(|(key, row)| row.operations.iter().map(|operation| PendingChange::of(key, operation)))
-            .collect();
-        if !pending.is_empty() && !self.force {
-            return Err(refuse(&self.table, pending));
+        let mut losers = tx.losers(&self.of_table);
+        losers.retain(|loser| found.contains_key(&loser.key));
+        let queued =
+            found.iter().flat_map(|(key, row)| row.operations.iter().map(|queued| PendingChange::of(key, queued)));
+        let lost: Vec<PendingChange> = queued.chain(losers.iter().map(PendingChange::of_loser)).collect();
+        report.dropped = lost.len() as u64;
+        if !lost.is_empty() && !self.force {
+            return Err(refuse(lost, ADVICE));
         }
-        let mut held: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut held: BTreeSet<ScopeKey> = BTreeSet::new();
         for (key, row) in found {
             report.rows += u64::from(row.record.is_some());
-            report.dropped += row.operations.len() as u64;
             row.operations.iter().for_each(|operation| tx.fate(operation.place, Fate::Purged));
-            held.extend(row.scopes);
+            held.extend(row.scopes.into_iter().map(|scope| ScopeKey {
+                account: Arc::clone(&key.account),
+                table: Arc::clone(&key.table),
+                scope,
+            }));
             tx.put(key, Row::default());
         }
-        for scope in &self.scopes {
-            if self.whole || held.contains(&scope.scope) {
-                tx.set_token(scope, None);
-            }
+        for SettledLoser { id, .. } in losers {
+            tx.remove_loser(id);
         }
-        for loser in &self.losers {
-            tx.remove_loser(*loser);
+        for scope in held {
+            if !self.tokens.contains(&scope) {
+                // Its first pull is under way, and has no token yet by which it would learn of this.
+                tx.raise_generation();
+            }
+            tx.set_token(&scope, None);
         }
         Ok(report)
-    }
-}
-
-fn refuse(table: &Table, pending: Vec<PendingChange>) -> Error {
-    let count = pending.len();
-    let message = format!(
-        "`{}` has {count} unsent change{}: push first, or force the purge to drop them",
-        table.name,
-        if count == 1 { "" } else { "s" }
-    );
-    Error::with_pending(message, pending)
-}
-
-fn lost(loser: &SettledLoser) -> PendingChange {
-    PendingChange {
-        table: Arc::clone(&loser.key.table),
-        id: Arc::clone(&loser.key.id),
-        kind: OperationKind::Replace,
-        state: PendingState::Loser,
-        in_doubt: false,
-    }
-}
-
-/// The losers of this device in the table, or in these of its rows.
-async fn losers(engine: &Engine, table: &Table, ids: Option<&BTreeSet<Arc<str>>>) -> Result<Vec<SettledLoser>, Error> {
-    let mut found = Vec::new();
-    let mut after = None;
-    loop {
-        let page = engine.store.losers(&engine.account(), after, 1_000).await?;
-        let Some(last) = page.last() else { return Ok(found) };
-        after = Some(last.id);
-        found.extend(page.into_iter().filter(|loser| {
-            loser.side == Side::Local
-                && loser.key.table == table.name
-                && ids.is_none_or(|ids| ids.contains(&loser.key.id))
-        }));
     }
 }

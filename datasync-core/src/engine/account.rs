@@ -119,6 +119,19 @@ pub(crate) fn switch(tx: &mut Tx<'_>, account: &Arc<str>) -> Result<bool, Error>
     Ok(switched)
 }
 
+/// Shows the default account, and forgets that this one was here if nothing of it is kept. Pages on their way are thrown
+/// away.
+pub(crate) fn leave(tx: &mut Tx<'_>, account: &Arc<str>, kept: bool) {
+    if !kept {
+        tx.set_note(&note_of(account), None);
+    }
+    if **account != *DEFAULT_ACCOUNT {
+        tx.set_note(&PRESENT.into(), None);
+        tx.set_present(DEFAULT_ACCOUNT.into());
+    }
+    tx.raise_generation();
+}
+
 /// Fails if the row is not of the account that is shown.
 pub(crate) fn check(tx: &Tx<'_>, key: &RowKey) -> Result<(), Error> {
     if tx.present() == key.account {

@@ -33,13 +33,15 @@ use crate::{
         acks::{Acks, Changes, Fate},
         links::{Link, link_keys, names},
         table::Tables,
+        unsent,
         watch::Watchers,
     },
     error::{Error, ErrorKind},
     query::index_keys,
     row::{Row, RowKey, SettledLoser},
     store::{
-        Clear, DeltaToken, Head, Indexed, LinkedRequest, Note, RowWrite, ScopeKey, Store, StoreError, StoreErrorKind,
+        Clear, DeltaToken, Head, Indexed, LinkedRequest, Note, QueuedOperation, RowWrite, ScopeKey, Store, StoreError,
+        StoreErrorKind,
         WriteBatch,
     },
 };
@@ -55,6 +57,8 @@ pub(crate) struct Reads {
     pub(crate) rows: Vec<RowKey>,
     pub(crate) tokens: Vec<ScopeKey>,
     pub(crate) notes: Vec<Arc<str>>,
+    pub(crate) queues: Vec<Clear>,
+    pub(crate) losers: Vec<Arc<str>>,
 }
 
 impl Reads {
@@ -73,6 +77,19 @@ impl Reads {
 
     pub(crate) fn note(mut self, key: Arc<str>) -> Reads {
         self.notes.push(key);
+        self
+    }
+
+    /// The settled losers of an account.
+    pub(crate) fn losers(mut self, account: Arc<str>) -> Reads {
+        self.losers.push(account);
+        self
+    }
+
+    /// The queued operations and the settled losers of an account, or of one of its tables.
+    pub(crate) fn unsent(mut self, what: Clear) -> Reads {
+        self.losers.push(Arc::clone(&what.account));
+        self.queues.push(what);
         self
     }
 }
@@ -148,6 +165,8 @@ struct Snapshot {
     rows: BTreeMap<RowKey, Option<Row>>,
     tokens: BTreeMap<ScopeKey, Option<DeltaToken>>,
     notes: BTreeMap<Arc<str>, Option<Note>>,
+    queued: BTreeMap<u64, QueuedOperation>,
+    losers: BTreeMap<Uuid, SettledLoser>,
     /// The queued children of rows, by the index that leads to them.
     children: BTreeMap<(RowKey, Arc<str>, Arc<str>), Vec<RowKey>>,
     /// Children that a plan has asked for and that were not read: the group is planned once more with them.
@@ -220,6 +239,39 @@ impl Tx<'_> {
 
     pub(crate) fn set_note(&mut self, key: &Arc<str>, note: Option<Note>) {
         self.own.notes.insert(Arc::clone(key), note);
+    }
+
+    /// What is queued of an account or of one of its tables, in the order of the places.
+    pub(crate) fn queued(&self, what: &Clear) -> Vec<QueuedOperation> {
+        let included = |key: &RowKey| what.includes(&key.account, &key.table);
+        let stored = self.snapshot.queued.values().filter(|queued| {
+            let key = &queued.key;
+            included(key) && self.own.row(key).or_else(|| self.group.row(key)).is_none()
+        });
+        let mut all: BTreeMap<u64, QueuedOperation> =
+            stored.map(|queued| (queued.operation.place, queued.clone())).collect();
+        let written = self.group.rows.iter().filter(|(key, _)| self.own.row(key).is_none()).chain(&self.own.rows);
+        for (key, row) in written.filter(|(key, _)| included(key)) {
+            for operation in row.iter().flat_map(|row| &row.operations) {
+                let queued = QueuedOperation { key: key.clone(), operation: operation.clone() };
+                all.insert(operation.place, queued);
+            }
+        }
+        all.into_values().collect()
+    }
+
+    /// The settled losers of an account or of one of its tables.
+    pub(crate) fn losers(&self, what: &Clear) -> Vec<SettledLoser> {
+        let kept = |loser: &&SettledLoser| {
+            let RowKey { account, table, .. } = &loser.key;
+            let cleared = |overlay: &Overlay| overlay.has_cleared(account, table);
+            !cleared(&self.group) && !cleared(&self.own)
+        };
+        let stored =
+            self.snapshot.losers.values().filter(kept).chain(&self.group.add_losers).chain(&self.own.add_losers);
+        let removed = |id: &Uuid| self.group.remove_losers.contains(id) || self.own.remove_losers.contains(id);
+        let wanted = |loser: &&SettledLoser| what.includes(&loser.key.account, &loser.key.table) && !removed(&loser.id);
+        stored.filter(wanted).cloned().collect()
     }
 
     /// Removes everything of an account, or of one of its tables; what is written later stays.
@@ -603,11 +655,18 @@ fn wanted(members: &[Box<dyn Member>]) -> Reads {
     let rows: BTreeSet<_> = reads().flat_map(|reads| reads.rows.iter().cloned()).collect();
     let tokens: BTreeSet<_> = reads().flat_map(|reads| reads.tokens.iter().cloned()).collect();
     let notes: BTreeSet<_> = reads().flat_map(|reads| reads.notes.iter().cloned()).collect();
-    Reads { rows: rows.into_iter().collect(), tokens: tokens.into_iter().collect(), notes: notes.into_iter().collect() }
+    let losers: BTreeSet<_> = reads().flat_map(|reads| reads.losers.iter().cloned()).collect();
+    Reads {
+        rows: rows.into_iter().collect(),
+        tokens: tokens.into_iter().collect(),
+        notes: notes.into_iter().collect(),
+        losers: losers.into_iter().collect(),
+        queues: reads().flat_map(|reads| reads.queues.iter().cloned()).collect(),
+    }
 }
 
 async fn read(store: &dyn Store, wanted: Reads, head: Head, present: Arc<str>) -> Result<Snapshot, Error> {
-    let Reads { rows: keys, tokens: scopes, notes: names } = wanted;
+    let Reads { rows: keys, tokens: scopes, notes: names, queues, losers: accounts } = wanted;
     let rows = if keys.is_empty() { Vec::new() } else { store.get(&keys).await? };
     let notes = if names.is_empty() { Vec::new() } else { store.notes(&names).await? };
     let mut tokens = BTreeMap::new();
@@ -615,9 +674,17 @@ async fn read(store: &dyn Store, wanted: Reads, head: Head, present: Arc<str>) -
         let token = store.delta_token(&scope).await?;
         tokens.insert(scope, token);
     }
+    let mut queued = BTreeMap::new();
+    for what in queues {
+        queued.extend(unsent::queue(store, &what).await?.into_iter().map(|queued| (queued.operation.place, queued)));
+    }
+    let mut losers = BTreeMap::new();
+    for account in accounts {
+        losers.extend(unsent::losers(store, &account).await?.into_iter().map(|loser| (loser.id, loser)));
+    }
     let (rows, notes) = (keys.into_iter().zip(rows).collect(), names.into_iter().zip(notes).collect());
     let (children, wanted) = Default::default();
-    Ok(Snapshot { rows, tokens, notes, children, wanted, head, present })
+    Ok(Snapshot { rows, tokens, notes, queued, losers, children, wanted, head, present })
 }
 
 /// Commits the group as `next`. False if another commit took that number: then everything must be planned again.

@@ -17,6 +17,7 @@ pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod scope;
 pub(crate) mod table;
+pub(crate) mod unsent;
 pub(crate) mod verify;
 pub(crate) mod watch;
 pub(crate) mod wave;

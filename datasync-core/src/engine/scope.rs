@@ -18,7 +18,7 @@ use crate::{
     engine::table::Table,
     error::{Error, ErrorKind},
     query::QueryDescription,
-    store::{Note, ScopeKey},
+    store::{Clear, Note, ScopeKey, Store, StoreError},
     transport::Restart,
 };
 
@@ -82,6 +82,22 @@ pub(crate) struct ScopeState {
     pub(crate) check: Option<Check>,
     /// When it was begun, in milliseconds.
     begun: i64,
+}
+
+/// The keys of what is remembered of the scopes of an account, or of one of its tables.
+pub(crate) async fn notes(store: &dyn Store, what: &Clear) -> Result<Vec<Arc<str>>, StoreError> {
+    let mut found = Vec::new();
+    let mut after: Option<Arc<str>> = None;
+    loop {
+        let page = store.list_notes("scope/", after.as_deref(), 1_000).await?;
+        let Some((last, _)) = page.last() else { return Ok(found) };
+        after = Some(Arc::clone(last));
+        found.extend(page.into_iter().map(|(key, _)| key).filter(|key| {
+            let mut parts = key.splitn(4, '/').skip(1);
+            let (table, account) = (parts.next(), parts.nth(1));
+            table.zip(account).is_some_and(|(table, account)| what.includes(account, table))
+        }));
+    }
 }
 
 impl ScopeState {
