@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use crate::{
     client::DatasyncClient,
     engine::{
-        Engine,
         committer::{Reads, Tx},
         unsent,
     },

@@ -41,8 +41,7 @@ use crate::{
     row::{Row, RowKey, SettledLoser},
     store::{
         Clear, DeltaToken, Head, Indexed, LinkedRequest, Note, QueuedOperation, RowWrite, ScopeKey, Store, StoreError,
-        StoreErrorKind,
-        WriteBatch,
+        StoreErrorKind, WriteBatch,
     },
 };
 
