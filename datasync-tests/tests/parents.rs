@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use datasync_core::{
-    client::{DatasyncClient, OfflineTable, PendingState, Tables},
+    client::{DatasyncClient, OfflineTable, PendingState, PurgeOptions, ResetOptions, Tables},
     config::{ConflictPolicy, SyncConfig},
     error::ErrorKind,
     store::Store,
@@ -147,6 +147,7 @@ datasync_tests::on_both_stores! {
     i08_children_of_a_parent_that_was_cancelled_wait_for_somebody
     i08_children_of_a_parent_that_the_service_deleted_wait_for_somebody
     i08_a_discard_can_take_the_children_along
+    i08_a_forced_purge_of_new_parents_parks_their_children
 }
 
 async fn i07_a_child_goes_after_its_parent(store: impl Store, wire: Wire) {
@@ -323,6 +324,24 @@ async fn i08_a_discard_can_take_the_children_along(store: impl Store, wire: Wire
     let pending = world.client.pending().await.unwrap();
     assert_eq!(pending.iter().map(|change| &*change.id).collect::<Vec<_>>(), ["other"]);
     assert_eq!(world.client.discard("list", "l").await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+async fn i08_a_forced_purge_of_new_parents_parks_their_children(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire).await;
+    world.lists.insert(list("old")).await.unwrap();
+    world.push().await;
+    for id in ["a", "b"] {
+        world.lists.insert(list(id)).await.unwrap();
+        world.items.insert(item(&format!("of-{id}"), id)).await.unwrap();
+    }
+    world.items.insert(item("of-old", "old")).await.unwrap();
+    let one = world.lists.query().filter(|list| list.id.eq("a"));
+    world.lists.purge_items(PurgeOptions::default().query(one).force()).await.unwrap();
+    let ids = async || world.parked().await.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+    assert_eq!(ids().await, ["of-a"]);
+    world.client.reset(ResetOptions::tables(["list"]).force()).await.unwrap();
+    assert_eq!(ids().await, ["of-a", "of-b"], "a list that the service has is not gone from there");
+    assert_eq!(world.push().await.pushed, 1);
 }
 
 #[tokio::test]

@@ -306,14 +306,16 @@ async fn i26_adopt_moves_what_was_never_sent(store: impl Store, wire: Wire) {
     for number in 0..5 {
         world.table.insert(note_of(&format!("mine-{number}"), "x")).await.unwrap();
     }
+    let written = world.table.insert(note_of("mine-5", "x")).await.unwrap();
     assert_eq!(world.client.adopt().await.map_err(kind), Err(ErrorKind::InvalidAccount));
     world.client.sign_in("alice").await.unwrap();
     world.table.insert(note_of("mine-4", "already hers")).await.unwrap();
     let report = world.client.adopt().await.unwrap();
-    assert_eq!(report.moved, 4);
+    assert_eq!(report.moved, 5);
+    assert_eq!(written.acked().await.map_err(kind), Err(ErrorKind::OtherAccount));
     let order: Vec<_> = world.client.pending().await.unwrap().into_iter().map(|change| change.id).collect();
     let order: Vec<&str> = order.iter().map(AsRef::as_ref).collect();
-    assert_eq!(order, ["mine-4", "mine-0", "mine-1", "mine-2", "mine-3"]);
+    assert_eq!(order, ["mine-4", "mine-0", "mine-1", "mine-2", "mine-3", "mine-5"]);
     assert_eq!(world.client.adopt().await.unwrap().moved, 0);
     assert_eq!(world.table.get("mine-4").await.unwrap().unwrap().title, "already hers");
     world.client.sign_out(Pending::Keep).await.unwrap();

@@ -6,6 +6,7 @@ use crate::{
     client::DatasyncClient,
     engine::{
         account,
+        acks::Fate,
         committer::{Reads, Tx},
     },
     error::{Error, ErrorKind},
@@ -121,6 +122,7 @@ fn adopt(tx: &mut Tx<'_>, to: &RowKey, from: &RowKey) -> Result<bool, Error> {
     if !made_here || operation.kind != OperationKind::Insert || operation.in_doubt() || tx.row(to)?.is_some() {
         return Ok(false);
     }
+    tx.fate(operation.place, Fate::Adopted);
     operation.place = tx.new_place();
     operation.key = tx.new_key();
     operation.phase = Phase::New;

@@ -47,7 +47,8 @@ impl<E> Written<E> {
     ///
     /// [`ErrorKind::Conflict`] if the change waits in a conflict ([`Error::conflict`] has it), or a conflict ended with
     /// the service's copy; [`ErrorKind::Parked`] if the service refused it or failed at it too often, with the
-    /// reason; [`ErrorKind::Dropped`] if it left the queue before the service had it: discarded, purged, or deleted
+    /// reason; [`ErrorKind::OtherAccount`] if its row was [adopted](crate::client::DatasyncClient::adopt);
+    /// [`ErrorKind::Dropped`] if it left the queue before the service had it: discarded, purged, or deleted
     /// again; [`ErrorKind::Store`], also if the client is gone: then the change is still queued.
     pub async fn acked(&self) -> Result<(), Error> {
         self.change.acked().await
@@ -146,6 +147,7 @@ fn lost(key: &RowKey, fate: Fate) -> Error {
         Fate::Withdrawn => (ErrorKind::Dropped, "was never sent: the row was deleted here before that"),
         Fate::Discarded => (ErrorKind::Dropped, "was discarded before the service had it"),
         Fate::Purged => (ErrorKind::Dropped, "was dropped by a forced purge before the service had it"),
+        Fate::Adopted => (ErrorKind::OtherAccount, "was moved, with its row, to the account that has signed in since"),
         Fate::Stored | Fate::Collapsed | Fate::Dropped => {
             (ErrorKind::Dropped, "was dropped with its table or account before it was asked for")
         }

@@ -16,6 +16,7 @@ use crate::{
         Engine,
         acks::Fate,
         committer::{Reads, Tx},
+        links,
         table::Table,
     },
     entity::SyncEntity,
@@ -75,7 +76,7 @@ pub(crate) async fn purge(
     let rows: Vec<RowKey> = found.map(|(id, _)| key(id)).collect();
     let tokens = engine.store.scopes(&account, &table.name).await?.into_iter().collect();
     let reads = Reads::rows(rows.clone()).losers(account);
-    let plan = Plan { rows, tokens, of_table, force };
+    let plan = Plan { table: Arc::clone(table), rows, tokens, of_table, force };
     engine.committer.commit(reads, move |tx| plan.run(tx)).await
 }
 
@@ -109,12 +110,15 @@ impl Plan {
         for (key, row) in found {
             report.rows += u64::from(row.record.is_some());
             row.operations.iter().for_each(|operation| tx.fate(operation.place, Fate::Purged));
-            held.extend(row.scopes.into_iter().map(|scope| ScopeKey {
+            held.extend(row.scopes.iter().map(|scope| ScopeKey {
                 account: Arc::clone(&key.account),
                 table: Arc::clone(&key.table),
-                scope,
+                scope: Arc::clone(scope),
             }));
             tx.put(key, Row::default());
+            if row.operations.iter().any(|operation| links::creates(operation.kind)) {
+                links::park_children(tx, &self.table, key)?;
+            }
         }
         for SettledLoser { id, .. } in losers {
             tx.remove_loser(id);

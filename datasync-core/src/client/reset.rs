@@ -15,12 +15,12 @@ use crate::{
     engine::{
         Engine, account,
         committer::{Reads, Tx},
-        push, scope,
+        links, push, scope,
     },
     error::{Error, ErrorKind},
     events::SyncEvent,
     report::PurgeReport,
-    store::{Clear, Direction, ScanRequest},
+    store::{Clear, Direction, QueuedOperation, ScanRequest},
 };
 
 /// What to reset.
@@ -79,10 +79,17 @@ pub(super) async fn remove(
         notes.extend(scope::notes(&*engine.store, clear).await?);
         reads = reads.unsent(clear.clone());
     }
+    let tables = Arc::clone(&engine.tables);
     let plan = move |tx: &mut Tx<'_>| {
         let mut lost: Vec<PendingChange> = Vec::new();
+        let mut never_there = Vec::new();
         for clear in &what {
-            lost.extend(tx.queued(clear).iter().map(|queued| PendingChange::of(&queued.key, &queued.operation)));
+            for QueuedOperation { key, operation } in tx.queued(clear) {
+                lost.push(PendingChange::of(&key, &operation));
+                if clear.table.is_some() && links::creates(operation.kind) {
+                    never_there.push(key);
+                }
+            }
             lost.extend(tx.losers(clear).iter().map(PendingChange::of_loser));
         }
         if !lost.is_empty() && !force {
@@ -90,6 +97,11 @@ pub(super) async fn remove(
         }
         for clear in &what {
             tx.clear(clear.clone());
+        }
+        for key in never_there {
+            if let Some(table) = tables.0.get(&key.table) {
+                links::park_children(tx, table, &key)?;
+            }
         }
         for note in &notes {
             tx.set_note(note, None);

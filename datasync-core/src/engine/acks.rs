@@ -39,6 +39,8 @@ pub(crate) enum Fate {
     Discarded,
     /// A forced purge dropped it.
     Purged,
+    /// Its row was moved to the account that has signed in.
+    Adopted,
     /// It was dropped in another way, or with everything of its table or account.
     Dropped,
 }

@@ -94,7 +94,8 @@ pub(crate) fn link_keys(table: &Table, row: &Row) -> Vec<(Arc<str>, KeyBytes)> {
     keys.into_iter().collect()
 }
 
-fn creates(kind: OperationKind) -> bool {
+/// Whether the service has no such row before the operation.
+pub(crate) fn creates(kind: OperationKind) -> bool {
     matches!(kind, OperationKind::Insert | OperationKind::Undelete)
 }
 
