@@ -81,6 +81,7 @@ pub(crate) async fn purge(
 }
 
 struct Plan {
+    table: Arc<Table>,
     rows: Vec<RowKey>,
     /// The scopes that had a token shortly before.
     tokens: BTreeSet<ScopeKey>,
