@@ -105,10 +105,6 @@ impl Error {
         Error(Arc::new(Inner { kind, message, pending: Vec::new(), conflict, source: None }))
     }
 
-    pub(crate) fn undecided(message: String, conflict: Conflict) -> Error {
-        Error::with_conflict(ErrorKind::Undecided, message, Some(conflict))
-    }
-
     /// The class of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -15,7 +15,6 @@ pub mod error;
 pub mod events;
 pub mod executor;
 pub mod memory;
-mod number;
 pub mod query;
 pub mod report;
 pub mod row;

@@ -2,12 +2,15 @@
 
 use std::cmp::Ordering;
 
-use jiff::{Timestamp, civil};
+use jiff::civil;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::Object;
-use crate::{number::Number, schema::FieldKind};
+use crate::{
+    query::{Decimal, timestamp},
+    schema::FieldKind,
+};
 
 /// Values nested deeper than this are compared as texts.
 const DEEPEST: usize = 64;
@@ -20,10 +23,9 @@ pub(crate) fn values(kind: Option<&FieldKind>, one: Option<&RawValue>, other: Op
         return true;
     }
     let by_kind = match kind {
-        Some(FieldKind::Timestamp) => both(one, other, |text| {
-            let time: Timestamp = text.parse().ok()?;
-            Some(time.as_nanosecond().div_euclid(1_000_000))
-        }),
+        Some(FieldKind::Timestamp) => {
+            both(one, other, |text| Some(timestamp(text)?.as_nanosecond().div_euclid(1_000_000)))
+        }
         Some(FieldKind::Time) => both(one, other, |text| {
             let time: civil::Time = text.parse().ok()?;
             Some((time.hour(), time.minute(), time.second(), time.millisecond()))
@@ -46,11 +48,11 @@ pub(crate) fn unquoted(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
 }
 
-/// The number that a value spells, also inside quotes.
-pub(crate) fn number(raw: &RawValue) -> Option<Number> {
+/// The number that a value spells, also inside quotes; `None` of more digits than are kept.
+pub(crate) fn number(raw: &RawValue) -> Option<Decimal> {
     match unquoted(raw) {
-        Some(quoted) => Number::parse(&quoted),
-        None => Number::parse(raw.get()),
+        Some(quoted) => Decimal::parse_exact(&quoted),
+        None => Decimal::parse_exact(raw.get()),
     }
 }
 

@@ -16,9 +16,9 @@
 //! | the order of members, spaces, `\u0061` for `a` | yes | it is the same JSON |
 //! | the order or number of the elements of an array | no | it may mean something |
 //! | `1.10`, `1.1`, `11e-1`, `"1.1"` in a field that is a number | yes | one number, however it is spelled |
-//! | `9007199254740993` and `9007199254740992`, digits behind the 17th of a decimal | no | numbers are compared to the last digit |
+//! | `9007199254740993` and `9007199254740992`, digits behind the 17th of a decimal | no | numbers are compared to the last digit; of more than 38 digits by their texts |
 //! | two spellings of the same 64-bit number in a floating-point field | yes | the field has no further digits |
-//! | times that differ below the millisecond, or in the offset (`+01:00`) | yes | services keep 0 to 7 decimals, the wire shows 3 |
+//! | times that differ below the millisecond, or in the offset (`+01:00`; none is UTC) | yes | services keep 0 to 7 decimals, the wire shows 3 |
 //! | UUIDs that differ in case, `10:00` and `10:00:00.000` in a field that is a time | yes | one value |
 //! | texts that differ in case, composition (é) or spaces | no | nobody knows what they mean |
 //! | anything in a field that this build does not know | as JSON: numbers by value, texts by their characters | its kind is not known |
@@ -39,7 +39,7 @@ use serde_json::value::RawValue;
 pub(crate) use self::equal::{elements, float, json as same_json, number, numbers, unquoted};
 
 use crate::{
-    query::milliseconds,
+    query::{milliseconds, timestamp},
     row::Body,
     schema::{DELETED, ID, SERVICE_OWNED, TableSchema},
 };
@@ -228,8 +228,7 @@ pub(crate) fn field_equal(schema: &TableSchema, name: &str, one: Option<&RawValu
 /// When a body was edited, by its own field for that.
 pub(crate) fn edited(schema: &TableSchema, body: &Body) -> Option<Timestamp> {
     let object = Object::parse(body).ok()?;
-    let text: String = serde_json::from_str(object.get(schema.edited_field()?)?.get()).ok()?;
-    text.parse().ok()
+    timestamp(&unquoted(object.get(schema.edited_field()?)?)?)
 }
 
 /// The body with the time of its edit, where its table has a field for that.

@@ -202,7 +202,7 @@ impl DatasyncClient {
             row.operations[0].rounds = 0;
             let settled = finish(tx, &table, &shown.key, &mut row, now.service.clone(), outcome.clone());
             if let (Settled::Parked, Some(undecided)) = (settled, Conflict::of(&shown.key, &row)) {
-                return Err(Error::undecided(undecided.message, now));
+                return Err(Error::with_conflict(ErrorKind::Undecided, undecided.message, Some(now)));
             }
             row.revision += 1;
             links::settle(tx, &table, &shown.key, Some(&before), &row)?;

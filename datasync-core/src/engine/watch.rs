@@ -68,7 +68,7 @@ impl Inbox {
             let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
             match &*changed {
                 Some(rows) if rows.is_empty() => Poll::Pending,
-                _ => Poll::Ready(std::mem::replace(&mut *changed, Some(BTreeSet::new()))),
+                _ => Poll::Ready(changed.replace(BTreeSet::new())),
             }
         })
         .await

@@ -13,7 +13,7 @@ const EXPONENT: i32 = 100_000;
 
 /// A decimal number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Decimal {
+pub(crate) struct Decimal {
     negative: bool,
     digits: u128,
     exponent: i32,
@@ -26,7 +26,7 @@ struct Read {
 }
 
 impl Decimal {
-    pub(super) const ZERO: Decimal = Decimal { negative: false, digits: 0, exponent: 0 };
+    pub(crate) const ZERO: Decimal = Decimal { negative: false, digits: 0, exponent: 0 };
 
     /// ± digits × 10^exponent; `None` if it has too many digits.
     fn new(negative: bool, mut digits: u128, mut exponent: i32) -> Option<Decimal> {
@@ -57,7 +57,7 @@ impl Decimal {
     }
 
     /// [`parse`](Decimal::parse), and `None` if the number has more digits than are kept.
-    pub(super) fn parse_exact(text: &str) -> Option<Decimal> {
+    pub(crate) fn parse_exact(text: &str) -> Option<Decimal> {
         Decimal::read(text).filter(|read| read.exact).map(|read| read.decimal)
     }
 
@@ -105,10 +105,24 @@ impl Decimal {
     }
 
     /// The number, if it is a whole one.
-    pub(super) fn to_int(self) -> Option<i128> {
+    pub(crate) fn to_int(self) -> Option<i128> {
         let power = 10_u128.checked_pow(u32::try_from(self.exponent).ok()?)?;
         let value = i128::try_from(self.digits.checked_mul(power)?).ok()?;
         Some(if self.negative { -value } else { value })
+    }
+
+    /// The number as JSON writes it, with at least so many places behind the point.
+    pub(crate) fn to_text(self, places: usize) -> String {
+        let sign = if self.negative { "-" } else { "" };
+        if self.exponent.unsigned_abs() > DIGITS {
+            return format!("{sign}{}e{}", self.digits, self.exponent);
+        }
+        let behind = usize::try_from(-self.exponent).unwrap_or(0);
+        let zeros = "0".repeat(usize::try_from(self.exponent).unwrap_or(0));
+        let digits = format!("{:0>width$}{zeros}", self.digits, width = behind + 1);
+        let (whole, fraction) = digits.split_at(digits.len() - behind);
+        let point = if fraction.is_empty() && places == 0 { "" } else { "." };
+        format!("{sign}{whole}{point}{fraction:0<places$}")
     }
 
     /// How many digits there are before the point; less than 1 for 0.1 and smaller.
@@ -131,7 +145,7 @@ impl Decimal {
     }
 
     /// The sum; `None` if it has too many digits.
-    pub(super) fn add(self, other: Decimal) -> Option<Decimal> {
+    pub(crate) fn add(self, other: Decimal) -> Option<Decimal> {
         let (one, other_digits, exponent) = self.aligned(other)?;
         let (negative, digits) = match (self.negative == other.negative, one >= other_digits) {
             (true, _) => (self.negative, one.checked_add(other_digits)?),
@@ -141,7 +155,7 @@ impl Decimal {
         Decimal::new(negative, digits, exponent)
     }
 
-    pub(super) fn negated(self) -> Decimal {
+    pub(crate) fn negated(self) -> Decimal {
         Decimal { negative: !self.negative && self.digits > 0, ..self }
     }
 
@@ -360,6 +374,26 @@ mod tests {
         assert_eq!(of(&format!("{}25", "1".repeat(37))), of(&format!("{}20", "1".repeat(37))));
         assert_eq!(of(&format!("{}251", "1".repeat(37))), of(&format!("{}300", "1".repeat(37))));
         assert_eq!(of(&"9".repeat(39)), of("1e39"));
+    }
+
+    #[test]
+    fn a_number_is_written_with_the_places_that_are_asked_for() {
+        for (text, places, written) in [
+            ("2.3", 0, "2.3"),
+            ("2.3", 2, "2.30"),
+            ("0", 0, "0"),
+            ("0", 2, "0.00"),
+            ("-0.05", 1, "-0.05"),
+            ("1e3", 0, "1000"),
+            ("1e3", 1, "1000.0"),
+            ("1e-38", 0, "0.00000000000000000000000000000000000001"),
+            ("12345678901234567890.25", 1, "12345678901234567890.25"),
+            ("1e300", 2, "1e300"),
+            ("-15e-60", 2, "-15e-60"),
+        ] {
+            assert_eq!(of(text).to_text(places), written);
+            assert_eq!(of(written), of(text));
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod print;
 mod typed;
 mod value;
 
+pub(crate) use decimal::Decimal;
 pub use description::{OrderBy, QueryDescription};
 pub use error::QueryError;
 pub use eval::{Evaluator, SortKey};

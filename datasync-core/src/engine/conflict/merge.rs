@@ -16,15 +16,13 @@
 
 use std::panic::catch_unwind;
 
-use jiff::Timestamp;
 use serde_json::value::RawValue;
 
 use super::policy::Verdict;
 use crate::{
     body::{self, Object},
     engine::table::Table,
-    number::Number,
-    query::compare_json,
+    query::{Decimal, compare_json, timestamp},
     row::{Body, Record},
     schema::{FieldKind, MergeFunction, MergeRule},
 };
@@ -204,7 +202,7 @@ impl ByField<'_> {
 
 /// Whether this device's edit is the later one.
 fn later(values: Values<'_>) -> bool {
-    let time = |value: Option<&RawValue>| -> Option<Timestamp> { body::unquoted(value?)?.parse().ok() };
+    let time = |value: Option<&RawValue>| timestamp(&body::unquoted(value?)?);
     time(values.ours) > time(values.theirs)
 }
 
@@ -227,16 +225,19 @@ fn ordered(kind: Option<&FieldKind>, values: Values<'_>, greatest: bool) -> Choi
 /// The base and what each side has added to it.
 fn sum(kind: Option<&FieldKind>, values: Values<'_>) -> Option<Box<RawValue>> {
     let (ours, theirs) = (values.ours?, values.theirs?);
-    let common = values.base.map_or(Some(Number::zero()), body::number)?;
-    let exact = Number::sum(&common, &body::number(ours)?, &body::number(theirs)?);
+    let common = values.base.map_or(Some(Decimal::ZERO), body::number)?;
+    let added = body::number(ours)?.add(common.negated());
+    let exact = added.and_then(|added| added.add(body::number(theirs)?));
+    // As many places as the longest spelling has: money stays money.
+    let places = |raw: &RawValue| raw.get().split_once('.').map_or(0, |(_, behind)| behind.trim_end_matches('"').len());
     let text = match (kind?, exact) {
-        (FieldKind::I64, Some(sum)) => sum.whole()?.to_string(),
+        (FieldKind::I64, Some(sum)) => i64::try_from(sum.to_int()?).ok()?.to_string(),
         (FieldKind::F64, None) => {
             let common = values.base.map_or(Some(0.0), body::float)?;
             let sum = body::float(ours)? + body::float(theirs)? - common;
             sum.is_finite().then(|| format!("{sum:?}"))?
         }
-        (_, sum) => sum?.to_string(),
+        (_, sum) => sum?.to_text(places(ours).max(places(theirs))),
     };
     let quoted = theirs.get().starts_with('"');
     RawValue::from_string(if quoted { format!("\"{text}\"") } else { text }).ok()

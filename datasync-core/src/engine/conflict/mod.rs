@@ -99,7 +99,7 @@ pub(crate) enum Settled {
 pub(crate) fn settle(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: ServiceCopy) -> Settled {
     debug_assert!(row.operations.len() == 1 && !row.operations[0].in_doubt(), "a conflict has one operation");
     if agrees(tx, table, row, &service) {
-        take(tx, table, key, row, &service, false);
+        take(tx, table, row, &service, Fate::Stored);
         return Settled::Agreed;
     }
     let outcome = match &table.rules.resolver {
@@ -130,7 +130,8 @@ pub(crate) fn finish(
         Outcome::Park(message) => park(row, service, message),
         Outcome::Policy(_) => park(row, service, "no policy could settle it".to_owned()),
         Outcome::Take => {
-            take(tx, table, key, row, &service, true);
+            lose_ours(tx, table, key, row);
+            take(tx, table, row, &service, Fate::Overruled);
             Settled::Taken
         }
         Outcome::Keep if tried_too_often(row) => park(row, service, too_often()),
@@ -227,25 +228,23 @@ fn put_merged(
     }
     row.record = Some(Record { body: merged.body, version, updated_at, deleted: false });
     if same {
-        take(tx, table, key, row, &service, false);
-        return if merged.ours_lost { Settled::Taken } else { Settled::Agreed };
+        let (fate, settled) =
+            if merged.ours_lost { (Fate::Overruled, Settled::Taken) } else { (Fate::Stored, Settled::Agreed) };
+        take(tx, table, row, &service, fate);
+        return settled;
     }
     keep(tx, table, key, row, service, false);
     Settled::Resent
 }
 
 /// The service's copy becomes the record; nothing stays queued.
-fn take(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: &ServiceCopy, ours_lost: bool) {
-    if ours_lost {
-        lose_ours(tx, table, key, row);
-    }
+fn take(tx: &mut Tx<'_>, table: &Table, row: &mut Row, service: &ServiceCopy, fate: Fate) {
     let ours = row.record.take();
     row.record = service.live().map(|copy| {
         let mut record = copy.clone();
         record.body = body::carry_local(&table.schema, &copy.body, ours.as_ref().map(|ours| &ours.body));
         record
     });
-    let fate = if ours_lost { Fate::Overruled } else { Fate::Stored };
     row.operations.drain(..).for_each(|operation| tx.fate(operation.place, fate));
     row.base = None;
     row.seen = None;

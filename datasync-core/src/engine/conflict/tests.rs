@@ -58,9 +58,9 @@ fn table() -> Table {
         version: 1,
         pulled: QueryDescription::default(),
         query_id: None,
-        rules: Rules { policy, fallback, fields: ruled.collect::<BTreeMap<_, _>>(), resolver: None, readable: None },
         parents: Vec::new(),
         children: Vec::new(),
+        rules: Rules { policy, fallback, fields: ruled.collect::<BTreeMap<_, _>>(), resolver: None, readable: None },
     }
 }
 
