@@ -87,7 +87,8 @@ pub enum Policy {
 
 impl Policy {
     /// All of them.
-    pub const ALL: [Policy; 3] = [Policy::Park, Policy::ClientWins, Policy::ServerWins];
+    pub const ALL: [Policy; 5] =
+        [Policy::Park, Policy::ClientWins, Policy::ServerWins, Policy::Merge, Policy::LastWriterWins];
 
     /// The name in the configuration.
     #[must_use]
