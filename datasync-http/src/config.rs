@@ -99,7 +99,8 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// The longest body of an answer, in bytes; 64 MiB by default.
+    /// The longest body of an answer, in bytes; 64 MiB by default. A page of a pull that is longer is asked for again, with
+    /// fewer rows.
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;
         self

@@ -36,6 +36,7 @@ use crate::{
     compression,
     config::{HttpConfigError, HttpTransportBuilder},
     exchange::{Exchange, HttpRequest, HttpResponse, Method},
+    page_size::PageSize,
     retry,
 };
 
@@ -66,6 +67,7 @@ pub(crate) struct Known {
     extensions: Mutex<Option<Extensions>>,
     /// How many operations a batch holds: halved when one is refused or lost, doubled when one went well; 0 at first.
     batch: AtomicUsize,
+    page_size: PageSize,
     /// How far the service's clock is ahead of this device's.
     offset: SyncMutex<Option<SignedDuration>>,
 }
@@ -204,6 +206,17 @@ impl HttpTransport {
         Ok(extensions)
     }
 
+    /// A page of a pull, with as many rows as an answer that is taken holds.
+    async fn pull_page_that_fits(&self, request: &PageRequest) -> Result<Page, TransportError> {
+        loop {
+            let page_size = self.known.page_size.of(request.page_size);
+            let page = self.pull_page(&PageRequest { page_size, ..request.clone() }).await;
+            if !self.known.page_size.learn(page_size, &page) {
+                return page;
+            }
+        }
+    }
+
     async fn pull_page(&self, page: &PageRequest) -> Result<Page, TransportError> {
         for _ in 0..2 {
             let place = match Position::read(page.token.as_ref(), &self.extensions().await?)? {
@@ -336,7 +349,7 @@ impl Transport for HttpTransport {
 
     async fn fetch_page(&self, request: &PageRequest) -> Result<Page, TransportError> {
         match request.purpose {
-            Purpose::Pull => self.pull_page(request).await,
+            Purpose::Pull => self.pull_page_that_fits(request).await,
             Purpose::Query => self.query_page(request).await,
         }
     }

@@ -12,8 +12,9 @@ use std::{
 };
 
 use datasync_core::{
+    query::QueryDescription,
     row::{Body, OperationKind},
-    transport::{PushOperation, PushOutcome, RowRequest, Transport, TransportErrorKind},
+    transport::{PageRequest, Purpose, PushOperation, PushOutcome, RowRequest, Transport, TransportErrorKind},
 };
 use datasync_http::{AccessToken, HttpTransport};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -107,6 +108,48 @@ async fn a_client_certificate_is_shown_to_a_service_that_asks() {
         let (kind, message) = read(&transport.unwrap()).await.unwrap_err();
         assert!(kind == TransportErrorKind::Connect && message.contains("client_certificate"), "{kind:?} {message}");
     }
+}
+
+/// A proxy that lets clients through to the loopback, whatever host they name, and counts them.
+fn tunnel(port: u16) -> (String, Arc<AtomicUsize>) {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let tunnels = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&tunnels);
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut head) = (client.unwrap(), Vec::new());
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            assert!(head.starts_with(b"CONNECT service.example:443 HTTP/1.1"), "{}", String::from_utf8_lossy(&head));
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            let service = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            for (mut from, mut to) in [(client.try_clone().unwrap(), service.try_clone().unwrap()), (service, client)] {
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+        }
+    });
+    (address, tunnels)
+}
+
+#[tokio::test]
+async fn https_goes_through_a_proxy_unread() {
+    let ours = authority("ours");
+    let server = Server::secure(tls(certificate("service.example", &ours).2, None), answers);
+    let (proxy, tunnels) = tunnel(server.address().port());
+    let builder = || HttpTransport::builder("https://service.example").retries(0).proxy(proxy.clone());
+    read(&builder().root_certificate(ours.pem()).build().unwrap()).await.unwrap();
+    assert_eq!((tunnels.load(Ordering::SeqCst), server.requests()), (1, 1));
+    let (kind, message) = read(&builder().build().unwrap()).await.unwrap_err();
+    assert!(
+        kind == TransportErrorKind::Connect && message.contains("UnknownIssuer"),
+        "a proxy is not trusted: {message}"
+    );
 }
 
 #[tokio::test]
@@ -236,6 +279,63 @@ fn extended() -> Server {
         }
         _ => answers(request),
     })
+}
+
+/// However little was sent for it, an answer takes no more memory than was allowed.
+#[tokio::test]
+async fn i25_an_answer_is_bounded_after_it_is_decompressed() {
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut bomb, &vec![b' '; 10_000_000]).unwrap();
+    let bomb = bomb.finish().unwrap();
+    let server = Server::start(move |_| Some(answer("200 OK", "content-encoding: gzip\r\n", &bomb)));
+    let builder = HttpTransport::builder(&format!("http://{}", server.address())).retries(0).max_body(1_000_000);
+    let (kind, message) = read(&builder.build().unwrap()).await.unwrap_err();
+    assert!(kind == TransportErrorKind::Protocol && message.contains("longer than allowed"), "{message}");
+}
+
+/// Rows so long that a page of them is not taken: the service is asked for fewer, and the pull goes on.
+#[tokio::test]
+async fn i25_pages_that_are_too_long_are_asked_for_with_fewer_rows() {
+    let server = Server::start(|request| {
+        let number = |name: &str| -> usize {
+            let (_, value) = request.target.split_once(name).unwrap();
+            value.split('&').next().unwrap().parse().unwrap_or(0)
+        };
+        if request.target == "/.well-known/datasync" {
+            return Some(answer("200 OK", "", br#"{"version":1,"delta":true}"#));
+        }
+        let (from, top) = (number("__delta="), number("$top="));
+        let to = (from + top).min(100);
+        let row = |number: usize| format!(r#"{{"id":"{number}","text":"{}"}}"#, "x".repeat(1_000));
+        let rows: Vec<String> = (from..to).map(row).collect();
+        let page = format!(r#"{{"items":[{}],"delta":{{"token":"{to}","more":{}}}}}"#, rows.join(","), to < 100);
+        Some(answer("200 OK", "", page.as_bytes()))
+    });
+    let builder = HttpTransport::builder(&format!("http://{}", server.address())).retries(0).max_body(4_000);
+    let transport = builder.build().unwrap();
+    let mut request = PageRequest {
+        account: "".into(),
+        table: "t".into(),
+        purpose: Purpose::Pull,
+        query: QueryDescription::default(),
+        token: None,
+        first: true,
+        page_size: 100,
+        overlap: Duration::ZERO,
+        include_deleted: true,
+    };
+    let mut ids = Vec::new();
+    loop {
+        let page = transport.fetch_page(&request).await.unwrap();
+        ids.extend(page.rows.iter().map(|row| row.id.parse::<usize>().unwrap()));
+        (request.token, request.first) = (page.token, false);
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(ids, (0..100).collect::<Vec<_>>());
+    // 34 pages of 3 rows, 5 that are halved at first, and one or two that try for more.
+    assert!(server.requests() < 45, "{}", server.requests());
 }
 
 #[tokio::test]

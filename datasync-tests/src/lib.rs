@@ -238,7 +238,7 @@ impl RouterExchange {
 
 #[async_trait]
 impl Exchange for RouterExchange {
-    async fn send(&self, request: HttpRequest, _max_body: usize) -> Result<HttpResponse, ExchangeError> {
+    async fn send(&self, request: HttpRequest, max_body: usize) -> Result<HttpResponse, ExchangeError> {
         self.requests.fetch_add(1, Ordering::SeqCst);
         if let Some(hook) = &mut *self.before.lock().expect("no test panicked") {
             hook(&request);
@@ -262,6 +262,9 @@ impl Exchange for RouterExchange {
         let headers =
             headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned())).collect();
         let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a router's body is whole");
+        if body.len() > max_body {
+            return Err(ExchangeError::new(ExchangeErrorKind::TooLarge));
+        }
         if fault == Fault::AnswerLost {
             return Err(ExchangeError::new(ExchangeErrorKind::Interrupted));
         }

@@ -301,6 +301,27 @@ impl datasync_http::Exchange for Crossing {
     }
 }
 
+/// Rows that are longer together than an answer may be: the service ends its pages before.
+async fn i12_rows_that_are_long_together_come_in_pages_that_are_taken(wire: Wire) {
+    let clock = StillClock::new();
+    let rows = filled(&clock, 0, 1, Stamping::Own);
+    for number in 0..12 {
+        write(&rows, &clock, record(&format!("{number:03}"), &"x".repeat(1_500_000)));
+        clock.advance(1);
+    }
+    clock.advance(60_000);
+    let exchange = RouterExchange::new(service_at(&rows, 100, wire, clock.clone()));
+    let transport = datasync_http::HttpTransport::builder("http://service").retries(0).max_body(10_000_000);
+    let transport = transport.exchange(exchange.clone()).build().unwrap();
+    let builder = datasync_core::client::DatasyncClient::builder().store(MemoryStore::new()).transport(transport);
+    let client = builder.table::<datasync_tests::Note>().build().await.unwrap();
+    let table = notes(&client);
+    let report = table.pull_items(table.query()).await.unwrap();
+    assert_eq!(report.inserted, 12);
+    assert!(report.pages >= 3 && (!wire.extended() || report.pages == 3), "{report:?}");
+    assert!(local_rows(&table).await == service_rows(&rows));
+}
+
 async fn i22_a_dropped_pull_or_push_loses_nothing(wire: Wire) {
     for stamping in stampings() {
         a_dropped_pull_or_push_loses_nothing(wire, stamping).await;
@@ -341,5 +362,6 @@ datasync_tests::on_both_wires! {
     i13_a_pull_of_rows_with_one_time_cut_after_any_page_goes_on
     i13_a_purge_overtakes_a_pull_and_a_later_pull_gets_everything
     i14_an_answer_that_crosses_a_page_is_not_overwritten
+    i12_rows_that_are_long_together_come_in_pages_that_are_taken
     i22_a_dropped_pull_or_push_loses_nothing
 }
