@@ -8,25 +8,29 @@ use crate::{
     engine::{
         Engine,
         acks::Fate,
-        answer::{self, Answer, Effect},
+        answer::{self, Answer},
         committer::{Reads, Tx},
         links,
         table::Tables,
     },
     error::{Error, ErrorKind},
-    row::{Hold, Phase, Record, RowKey},
+    row::{Hold, ParkReason, Parked, Record, RowKey},
 };
+
+/// How many operations in doubt are looked at in one call.
+const MAX_LOOKS: usize = 100;
 
 impl DatasyncClient {
     /// Drops the queued changes of a row: it goes back to the service's copy that they started from. If the service never
     /// had the row, queued rows that belong to it are parked.
     ///
-    /// If an attempt is in doubt the row is first fetched from the service, to learn what became of it.
+    /// If an attempt is in doubt the row is first fetched from the service, to learn what became of it; a push that may be
+    /// sending it is waited for. An attempt that was carried out after all leaves nothing to discard.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] if nothing is queued for the row; [`ErrorKind::Unreachable`] if an attempt is in doubt
-    /// and the service cannot be asked; [`ErrorKind::Pending`] if the operation is being sent at the moment.
+    /// and the service cannot be asked; [`ErrorKind::Pending`] if pushes send the rows again all the time.
     pub async fn discard(&self, table: &str, id: &str) -> Result<(), Error> {
         self.drop_queued(table, id, false).await.map(drop)
     }
@@ -43,15 +47,57 @@ impl DatasyncClient {
 
     async fn drop_queued(&self, table: &str, id: &str, children: bool) -> Result<u64, Error> {
         let key = self.pending_key(table, id)?;
-        settle_doubt(&self.engine, &key).await?;
-        let (tables, reads) = (Arc::clone(&self.engine.tables), Reads::row(key.clone()));
-        let plan = move |tx: &mut Tx<'_>| {
-            let mut dropped = BTreeSet::new();
-            drop_one(tx, &tables, &key, children, &mut dropped)?;
-            Ok(dropped.len() as u64)
-        };
-        self.engine.committer.commit(reads, plan).await
+        let mut doubtful = key.clone();
+        for _ in 0..MAX_LOOKS {
+            match settle_doubt(&self.engine, &doubtful).await {
+                // A child whose change has left the queue meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound && doubtful != key => {}
+                settled => settled?,
+            }
+            let (tables, reads, first) = (Arc::clone(&self.engine.tables), Reads::row(key.clone()), key.clone());
+            let plan = move |tx: &mut Tx<'_>| {
+                let mut dropped = BTreeSet::new();
+                let doubtful = doubt(tx, &tables, &first, children, &mut BTreeSet::new())?;
+                if doubtful.is_none() {
+                    drop_one(tx, &tables, &first, children, &mut dropped)?;
+                }
+                Ok((doubtful, dropped.len() as u64))
+            };
+            match self.engine.committer.commit(reads, plan).await? {
+                (None, dropped) => return Ok(dropped),
+                (Some(next), _) => doubtful = next,
+            }
+        }
+        let message = format!("{doubtful:?} is sent again and again: discard it when the push has ended");
+        Err(Error::new(ErrorKind::Pending, message))
     }
+}
+
+/// A row whose operation is in doubt, among those that would be dropped.
+fn doubt(
+    tx: &mut Tx<'_>,
+    tables: &Tables,
+    key: &RowKey,
+    children: bool,
+    looked: &mut BTreeSet<RowKey>,
+) -> Result<Option<RowKey>, Error> {
+    let Some(row) = tx.row(key)?.filter(|row| !row.operations.is_empty()) else { return Ok(None) };
+    if row.operations[0].in_doubt() {
+        return Ok(Some(key.clone()));
+    }
+    looked.insert(key.clone());
+    for link in tables.get(&key.table)?.children.iter().filter(|_| children) {
+        for child in tx.children(key, link) {
+            let belongs = tx.row(&child)?.is_some_and(|row| links::names(&row, link, key));
+            if belongs && !looked.contains(&child) {
+                let found = doubt(tx, tables, &child, true, looked)?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn drop_one(
@@ -64,10 +110,6 @@ fn drop_one(
     let Some(before) = tx.row(key)? else { return Ok(()) };
     let mut row = before.clone();
     let Some(first) = row.operations.first() else { return Ok(()) };
-    if first.in_doubt() {
-        let message = format!("{key:?} is being sent: discard it when the push has ended");
-        return Err(Error::new(ErrorKind::Pending, message));
-    }
     let table = tables.get(&key.table)?;
     let shown = match &first.hold {
         Hold::Parked(parked) => parked.conflict.clone(),
@@ -101,19 +143,60 @@ fn drop_one(
 }
 
 /// Learns the outcome of an operation in doubt by fetching its row (I5).
+///
+/// | the process dies … | what is left |
+/// | --- | --- |
+/// | before the first commit | the operation as it was |
+/// | after it | the operation parked, still in doubt, so that no push sends it while its row is looked at |
+/// | after the second one | its outcome |
 async fn settle_doubt(engine: &Engine, key: &RowKey) -> Result<(), Error> {
-    let read = Reads::row(key.clone());
-    let wanted = key.clone();
-    let first = engine.committer.commit(read, move |tx| Ok(queued_row(tx, &wanted)?.operations[0].clone())).await?;
-    if first.phase != Phase::InDoubt {
-        return Ok(());
+    let (reads, of) = (Reads::row(key.clone()), key.clone());
+    let stop = move |tx: &mut Tx<'_>| {
+        let mut row = queued_row(tx, &of)?;
+        let first = row.operations[0].clone();
+        if !first.in_doubt() {
+            return Ok(None);
+        }
+        let stopped = match &first.hold {
+            Hold::Parked(_) => first.hold.clone(),
+            _ => stopped(),
+        };
+        row.operations[0].hold = stopped.clone();
+        tx.put(&of, row);
+        Ok(Some((first, stopped)))
+    };
+    let Some((first, stopped)) = engine.committer.commit(reads, stop).await? else { return Ok(()) };
+    if first.hold == Hold::Ready {
+        // It may be on its way: its answer says more than a look at the row would.
+        engine.await_push(&key.account).await;
     }
-    let copy = engine.fetch(key).await?;
     let table = Arc::clone(engine.tables.get(&key.table)?);
-    let (reads, key) = (Reads::row(key.clone()), key.clone());
-    let answer = Answer::ConflictThenFetched(copy);
-    let plan = move |tx: &mut Tx<'_>| answer::apply(tx, &table, &key, first.place, true, &answer);
-    let effect: Effect = engine.committer.commit(reads, plan).await?;
-    drop(effect);
+    let looked = engine.fetch(key).await.map(Answer::Looked);
+    let (reads, of) = (Reads::row(key.clone()), key.clone());
+    let failed = looked.as_ref().err().map(|_| first.hold.clone());
+    let answer = looked.as_ref().ok().cloned();
+    let plan = move |tx: &mut Tx<'_>| {
+        if let Some(answer) = &answer {
+            return answer::apply(tx, &table, &of, first.place, true, answer).map(drop);
+        }
+        let Some(mut row) = tx.row(&of)? else { return Ok(()) };
+        let operation = row.operations.first_mut().filter(|operation| operation.place == first.place);
+        if let (Some(operation), Some(before)) = (operation, &failed)
+            && operation.in_doubt()
+            && operation.hold == stopped
+        {
+            operation.hold = before.clone();
+            tx.put(&of, row);
+        }
+        Ok(())
+    };
+    engine.committer.commit(reads, plan).await?;
+    looked?;
     Ok(())
+}
+
+/// How an operation waits while its row is looked at; somebody sees it only if the look was cut off.
+fn stopped() -> Hold {
+    let message = "it was being found out what became of it: retry or discard it".to_owned();
+    Hold::Parked(Parked { reason: ParkReason::Exhausted, status: None, message, conflict: None })
 }

@@ -1,22 +1,27 @@
 //! The operations queue as an app sees it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 
 use crate::{
-    client::DatasyncClient,
+    client::{DatasyncClient, Tables},
     engine::{
+        Engine,
         committer::{Reads, Tx},
-        unsent,
+        links,
     },
     error::{Error, ErrorKind},
     row::{Hold, Operation, OperationKind, ParkReason, Row, RowKey, SettledLoser},
-    store::{Clear, QueuedOperation},
+    store::{OperationsRequest, QueuedOperation},
 };
+
+/// How many operations one read of the store brings, and one commit changes.
+const CHUNK: usize = 1_000;
 
 /// A change that is queued and not known to be on the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PendingChange {
     /// The table.
     pub table: Arc<str>,
@@ -28,6 +33,16 @@ pub struct PendingChange {
     pub state: PendingState,
     /// Whether an attempt was made whose outcome is not known.
     pub in_doubt: bool,
+    /// Its place in the queue: smaller is earlier. 0 for a settled loser.
+    pub place: u64,
+    /// How many attempts have ended without a final answer.
+    pub attempts: u32,
+    /// The class of the reason, if it waits for somebody.
+    pub reason: Option<ParkReason>,
+    /// The status of the service's answer, if it waits for somebody because of one.
+    pub status: Option<u16>,
+    /// When the app last changed it, in the service's time as far as it was known.
+    pub edited: Option<Timestamp>,
 }
 
 /// Why a change is still in the queue.
@@ -38,6 +53,14 @@ pub enum PendingState {
     Ready,
     /// An attempt failed; it is sent again after this time, or at the next explicit push.
     Waiting(Timestamp),
+    /// It goes after the change that this row has queued: a row that it belongs to or that belongs to it, or an earlier
+    /// change of the row itself.
+    Blocked {
+        /// The table of that row.
+        table: Arc<str>,
+        /// Its id.
+        id: Arc<str>,
+    },
     /// Both sides changed the row: see [`DatasyncClient::conflicts`].
     Conflict(String),
     /// The service refused it, or failed at it too often: edit the row, retry or discard.
@@ -51,6 +74,10 @@ pub enum PendingState {
 
 impl PendingChange {
     pub(crate) fn of(key: &RowKey, operation: &Operation) -> PendingChange {
+        let parked = match &operation.hold {
+            Hold::Parked(parked) => Some(parked),
+            _ => None,
+        };
         let state = match &operation.hold {
             Hold::Ready => PendingState::Ready,
             Hold::Wait { since, length, .. } => {
@@ -67,6 +94,11 @@ impl PendingChange {
             kind: operation.kind,
             state,
             in_doubt: operation.in_doubt(),
+            place: operation.place,
+            attempts: operation.attempts,
+            reason: parked.map(|parked| parked.reason),
+            status: parked.and_then(|parked| parked.status),
+            edited: operation.edited,
         }
     }
 
@@ -77,33 +109,144 @@ impl PendingChange {
             kind: OperationKind::Replace,
             state: PendingState::Loser,
             in_doubt: false,
+            place: 0,
+            attempts: 0,
+            reason: None,
+            status: None,
+            edited: None,
         }
     }
 
-    /// As it is while the sign-in of its account is refused.
-    fn paused(mut self) -> PendingChange {
-        if matches!(self.state, PendingState::Ready | PendingState::Waiting(_)) {
-            self.state = PendingState::Paused;
-        }
+    fn moves_by_itself(&self) -> bool {
+        matches!(self.state, PendingState::Ready | PendingState::Waiting(_))
+    }
+}
+
+/// Which part of the queue to list; all of it by default.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PendingRequest {
+    tables: Tables,
+    parked: bool,
+    after: u64,
+    limit: usize,
+}
+
+impl Default for PendingRequest {
+    fn default() -> Self {
+        PendingRequest { tables: Tables::all(), parked: false, after: 0, limit: 100 }
+    }
+}
+
+impl PendingRequest {
+    /// Every queued change.
+    pub fn new() -> PendingRequest {
+        PendingRequest::default()
+    }
+
+    /// Only the changes that wait for somebody: conflicts, and what was refused, given up, or has lost its parent.
+    pub fn parked(mut self) -> PendingRequest {
+        self.parked = true;
+        self
+    }
+
+    /// Only those of these tables.
+    pub fn tables(mut self, tables: impl Into<Tables>) -> PendingRequest {
+        self.tables = tables.into();
+        self
+    }
+
+    /// Only those behind this place: [`PendingPage::next`] of the page before.
+    pub fn after(mut self, place: u64) -> PendingRequest {
+        self.after = place;
+        self
+    }
+
+    /// At most so many; 100 by default, at least 1.
+    pub fn limit(mut self, changes: usize) -> PendingRequest {
+        self.limit = changes.max(1);
         self
     }
 }
 
+/// A part of the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PendingPage {
+    /// The changes, in the order of their places.
+    pub changes: Vec<PendingChange>,
+    /// Where the next page goes on; `None` if this is the last one.
+    pub next: Option<u64>,
+}
+
+fn is_parked(operation: &Operation) -> bool {
+    matches!(operation.hold, Hold::Parked(_))
+}
+
 impl DatasyncClient {
-    /// Every change that is queued, in the order of its place.
+    /// Every change that is queued, in the order of its place. A long queue is better read in pages, with
+    /// [`pending_page`](DatasyncClient::pending_page).
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Store`].
     pub async fn pending(&self) -> Result<Vec<PendingChange>, Error> {
-        let account = self.engine.account();
-        let paused = self.engine.paused(&account).await?.is_some();
-        let queued = unsent::queue(&*self.engine.store, &Clear { account, table: None }).await?;
-        let change = |queued: &QueuedOperation| PendingChange::of(&queued.key, &queued.operation);
-        Ok(queued.iter().map(change).map(|change| if paused { change.paused() } else { change }).collect())
+        let mut all = Vec::new();
+        let mut request = PendingRequest::new().limit(CHUNK);
+        loop {
+            let page = self.pending_page(request.clone()).await?;
+            all.extend(page.changes);
+            match page.next {
+                Some(next) => request = request.after(next),
+                None => return Ok(all),
+            }
+        }
     }
 
-    /// Makes the parked or waiting change of a row ready again; the next push sends it.
+    /// A part of what is queued.
+    ///
+    /// ```
+    /// # use datasync_core::{client::{DatasyncClient, PendingRequest}, error::Error};
+    /// # async fn example(client: DatasyncClient) -> Result<(), Error> {
+    /// let page = client.pending_page(PendingRequest::new().parked().limit(20)).await?;
+    /// for change in page.changes {
+    ///     println!("{} {}/{}: {:?}", change.kind, change.table, change.id, change.state);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::UnknownTable`], [`ErrorKind::Store`].
+    pub async fn pending_page(&self, request: PendingRequest) -> Result<PendingPage, Error> {
+        let account = self.engine.account();
+        let paused = self.engine.paused(&account).await?.is_some();
+        let PendingRequest { tables, parked, after, limit } = request;
+        let mut operations = OperationsRequest { account, tables: self.known(tables)?, after, limit: limit.max(CHUNK) };
+        let mut found: Vec<QueuedOperation> = Vec::new();
+        let next = loop {
+            let mut read = self.engine.store.operations(&operations).await?;
+            let Some(last) = read.last().map(|last| last.operation.place) else { break None };
+            operations.after = last;
+            if parked {
+                read.retain(|queued| is_parked(&queued.operation));
+            }
+            found.extend(read);
+            if found.len() > limit {
+                found.truncate(limit);
+                break found.last().map(|last| last.operation.place);
+            }
+        };
+        let mut changes = states(&self.engine, &found).await?;
+        for change in changes.iter_mut().filter(|change| paused && change.moves_by_itself()) {
+            change.state = PendingState::Paused;
+        }
+        Ok(PendingPage { changes, next })
+    }
+
+    /// Makes the parked or waiting change of a row ready again; the next push sends it. One whose outcome is not known is
+    /// sent with the same key and content as before.
     ///
     /// # Errors
     ///
@@ -117,18 +260,97 @@ impl DatasyncClient {
             if matches!(&row.operations[0].hold, Hold::Parked(parked) if parked.reason == ParkReason::Conflict) {
                 return Err(Error::conflict_changed(&format!("{key:?} is a conflict: resolve it"), None));
             }
-            row.operations[0].hold = Hold::Ready;
-            row.operations[0].attempts = 0;
-            row.revision += 1;
+            make_ready(&mut row);
             tx.put(&key, row);
             Ok(())
         };
         self.engine.committer.commit(reads, plan).await
     }
 
+    /// Makes every parked or waiting change of these tables ready again, but for conflicts and what could not be migrated.
+    /// Returns how many there were; if the future is dropped some of them are ready and the others as before.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::UnknownTable`], [`ErrorKind::Store`].
+    pub async fn retry_all(&self, tables: impl Into<Tables>) -> Result<u64, Error> {
+        let (account, tables) = (self.engine.account(), self.known(tables.into())?);
+        let mut request = OperationsRequest { account, tables, after: 0, limit: CHUNK };
+        let mut retried = 0;
+        loop {
+            let queued = self.engine.store.operations(&request).await?;
+            let Some(last) = queued.last() else { return Ok(retried) };
+            request.after = last.operation.place;
+            let held = queued.into_iter().filter(|queued| may_retry(&queued.operation));
+            let keys: Vec<RowKey> = held.map(|queued| queued.key).collect();
+            if keys.is_empty() {
+                continue;
+            }
+            let reads = Reads::rows(keys.clone());
+            let plan = move |tx: &mut Tx<'_>| {
+                let mut retried = 0;
+                for key in &keys {
+                    let Some(mut row) = tx.row(key)? else { continue };
+                    if row.operations.first().is_some_and(may_retry) {
+                        make_ready(&mut row);
+                        tx.put(key, row);
+                        retried += 1;
+                    }
+                }
+                Ok(retried)
+            };
+            retried += self.engine.committer.commit(reads, plan).await?;
+        }
+    }
+
     pub(crate) fn pending_key(&self, table: &str, id: &str) -> Result<RowKey, Error> {
         Ok(self.engine.key(self.engine.tables.get(table)?, id))
     }
+
+    fn known(&self, Tables(names): Tables) -> Result<Option<Vec<Arc<str>>>, Error> {
+        let of = |name: Arc<str>| self.engine.tables.get(&name).map(|table| Arc::clone(&table.name));
+        names.map(|names| names.into_iter().map(of).collect()).transpose()
+    }
+}
+
+fn may_retry(operation: &Operation) -> bool {
+    match &operation.hold {
+        Hold::Ready => false,
+        Hold::Wait { .. } => true,
+        Hold::Parked(parked) => !matches!(parked.reason, ParkReason::Conflict | ParkReason::Quarantined),
+    }
+}
+
+fn make_ready(row: &mut Row) {
+    row.operations[0].hold = Hold::Ready;
+    row.operations[0].attempts = 0;
+    row.revision += 1;
+}
+
+/// The changes with their states; one that could be sent and must go after another is blocked by it.
+async fn states(engine: &Engine, queued: &[QueuedOperation]) -> Result<Vec<PendingChange>, Error> {
+    let mut changes: Vec<PendingChange> =
+        queued.iter().map(|queued| PendingChange::of(&queued.key, &queued.operation)).collect();
+    let keys: BTreeSet<&RowKey> = queued.iter().map(|queued| &queued.key).collect();
+    let keys: Vec<RowKey> = keys.into_iter().cloned().collect();
+    for part in keys.chunks(CHUNK) {
+        for (key, row) in part.iter().zip(engine.store.get(part).await?) {
+            let Some([first, second]) = row.as_ref().and_then(|row| row.operations.first_chunk()) else { continue };
+            let behind = |change: &&mut PendingChange| change.place == second.place && first.place != second.place;
+            if let Some(change) = changes.iter_mut().find(behind) {
+                change.state = PendingState::Blocked { table: Arc::clone(&key.table), id: Arc::clone(&key.id) };
+            }
+        }
+    }
+    let operations: Vec<(RowKey, Operation)> =
+        queued.iter().map(|queued| (queued.key.clone(), queued.operation.clone())).collect();
+    let blockers = links::blockers(engine, &operations).await?;
+    for (change, blocker) in changes.iter_mut().zip(blockers) {
+        if let (Some(RowKey { table, id, .. }), true) = (blocker, change.moves_by_itself()) {
+            change.state = PendingState::Blocked { table, id };
+        }
+    }
+    Ok(changes)
 }
 
 pub(crate) fn queued_row(tx: &Tx<'_>, key: &RowKey) -> Result<Row, Error> {

@@ -13,7 +13,9 @@ use crate::{
         links,
         table::Table,
     },
-    row::{Body, Hold, OperationKind, ParkReason, Parked, Phase, Record, Row, RowKey, ServiceCopy, Tombstone},
+    row::{
+        Body, Hold, Operation, OperationKind, ParkReason, Parked, Phase, Record, Row, RowKey, ServiceCopy, Tombstone,
+    },
 };
 
 /// An answer, with everything fetched that it takes to use it.
@@ -29,6 +31,8 @@ pub(crate) enum Answer {
     Conflict(Option<ServiceCopy>),
     /// The service has another version, and this is what it has now.
     ConflictThenFetched(ServiceCopy),
+    /// Nothing was sent: the row was fetched to learn what became of earlier attempts.
+    Looked(ServiceCopy),
     /// The service refused for good.
     Refused { status: Option<u16>, message: String },
     /// Certainly nothing was done, and the same may be tried again.
@@ -96,6 +100,22 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
                 true => succeed(tx, table, key, row, now.clone(), true),
                 false => conflict(tx, table, key, row, true, now.clone()),
             }
+        }
+        Answer::Looked(now) => {
+            let first = &row.operations[0];
+            if has_ours(table, first.kind, first.frozen.as_ref(), now) {
+                return succeed(tx, table, key, row, now.clone(), true);
+            }
+            if !untouched(first, now) {
+                return conflict(tx, table, key, row, true, now.clone());
+            }
+            // It certainly had no effect.
+            row.seen = None;
+            if refuse(tx, row) {
+                return Effect::Stays;
+            }
+            row.base = None;
+            Effect::Done
         }
         Answer::Conflict(None) => Effect::Fetch,
         Answer::Conflict(Some(copy)) => match &row.seen {
@@ -228,15 +248,20 @@ fn must_add(tx: &Tx<'_>, table: &Table, row: &Row, doubted: bool) -> bool {
     row.operations[0].frozen.as_ref().is_some_and(|sent| accumulates(tx, table, base, sent))
 }
 
+/// Whether the service has what the operation started from.
+fn untouched(operation: &Operation, copy: &ServiceCopy) -> bool {
+    match operation.kind {
+        OperationKind::Insert => *copy == ServiceCopy::Absent,
+        _ => copy.version().is_some() && copy.version() == operation.version.as_deref(),
+    }
+}
+
 fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: bool, copy: ServiceCopy) -> Effect {
     let first = &row.operations[0];
     if has_ours(table, first.kind, first.frozen.as_ref(), &copy) && !must_add(tx, table, row, doubted) {
         return succeed(tx, table, key, row, copy, true);
     }
-    let untouched = match first.kind {
-        OperationKind::Insert => copy == ServiceCopy::Absent,
-        _ => copy.version().is_some() && copy.version() == first.version.as_deref(),
-    };
+    let untouched = untouched(first, &copy);
     let revives = first.kind == OperationKind::Insert
         && row.tombstone.is_some()
         && matches!(&copy, ServiceCopy::Found(copy) if copy.deleted);
@@ -249,7 +274,7 @@ fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted
         // then its deletion is still wanted, and the policy decides. Else it is somebody else's row.
         if doubted && withdrawn && copy.live().is_some() {
             let (kind, phase, hold) = (OperationKind::Delete, Phase::Refused, Hold::Ready);
-            row.operations = vec![crate::row::Operation { kind, phase, hold, frozen: None, key: tx.new_key(), ..kept }];
+            row.operations = vec![Operation { kind, phase, hold, frozen: None, key: tx.new_key(), ..kept }];
         } else {
             row.base = None;
             row.record = copy.live().cloned();

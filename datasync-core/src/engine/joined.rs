@@ -68,6 +68,12 @@ impl<T: Clone, R> fmt::Debug for Joined<T, R> {
 }
 
 impl<T: Clone + Send + 'static, R: Send + 'static> Joined<T, R> {
+    /// The run under way, if there is one; whoever has it polls it on.
+    pub(crate) fn running(&self) -> Option<Shared<BoxFuture<'static, T>>> {
+        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().and_then(|running| running.run.upgrade()).filter(|run| run.peek().is_none())
+    }
+
     /// Adds `request` to the run under way, or makes one that begins with it.
     pub(crate) fn join(
         &self,

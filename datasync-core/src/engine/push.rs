@@ -52,6 +52,17 @@ pub(crate) async fn push(
     slot.join(target, move |requests| run(shared, account, requests).boxed()).await
 }
 
+impl Engine {
+    /// Waits for the end of the push of the account that is under way, if there is one.
+    pub(crate) async fn await_push(&self, account: &str) {
+        let slot = self.pushing.lock().unwrap_or_else(PoisonError::into_inner).get(account).cloned();
+        if let Some(push) = slot.and_then(|slot| slot.running()) {
+            // Whatever became of it, its answers are stored.
+            let _ = push.await;
+        }
+    }
+}
+
 async fn run(engine: Arc<Engine>, account: Arc<str>, requests: Requests<Target>) -> Result<PushReport, Error> {
     let paused = engine.paused(&account).await?.is_some();
     let pushed = waves(&engine, Run { account: Arc::clone(&account), paused, ..Run::default() }, &requests).await;
