@@ -221,6 +221,11 @@ impl RouterExchange {
         *self.before.lock().expect("no test panicked") = Some(Box::new(hook));
     }
 
+    /// Forgets the rest of the script.
+    pub fn clear_faults(&self) {
+        self.script.lock().expect("no test panicked").clear();
+    }
+
     /// How many faults of the script have not happened yet.
     #[must_use]
     pub fn faults_left(&self) -> usize {
