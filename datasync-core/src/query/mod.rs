@@ -21,6 +21,7 @@ mod print;
 mod typed;
 mod value;
 
+pub use decimal::is_decimal;
 pub use description::{OrderBy, QueryDescription};
 pub use error::QueryError;
 pub use eval::{Evaluator, SortKey};
@@ -28,6 +29,7 @@ pub use expr::{BinaryOp, Expr, Function, Literal};
 pub use first::FirstRows;
 pub use index::{index_keys, index_text, table_spec};
 pub use options::options;
+pub use parse::MAX_LENGTH;
 pub use plan::{Access, KeyRange, Sorted, plan};
 pub use print::{Dialect, milliseconds};
 pub use typed::{
