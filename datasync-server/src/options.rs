@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use axum::http::StatusCode;
 use datasync_core::{
     entity::SyncEntity,
+    query::Dialect,
     schema::{ID, TableSchema},
 };
 use serde_json::{Map, Value};
@@ -34,7 +35,7 @@ pub struct TableOptions {
     pub(crate) path: String,
     pub(crate) soft_delete: bool,
     pub(crate) page_size: u64,
-    pub(crate) max_top: u64,
+    pub(crate) max_top: Option<u64>,
     pub(crate) schemaless: bool,
     pub(crate) validate: Option<Arc<Validate>>,
     pub(crate) access: Arc<dyn AccessControl>,
@@ -48,15 +49,19 @@ impl fmt::Debug for TableOptions {
 }
 
 impl TableOptions {
-    /// A table of this schema at `tables/{name}`, with pages of 100 rows and no soft delete.
-    pub fn new(schema: TableSchema) -> TableOptions {
+    /// A table of this schema at `tables/{name}`, with pages of 100 rows and no soft delete. Fields that stay on devices are no
+    /// properties of the service's table.
+    pub fn new(mut schema: TableSchema) -> TableOptions {
         let path = format!("tables/{}", schema.name);
+        if schema.local_fields().next().is_some() {
+            schema.fields.to_mut().retain(|field| !field.local);
+        }
         TableOptions {
             schema,
             path,
             soft_delete: false,
             page_size: 100,
-            max_top: 512_000,
+            max_top: None,
             schemaless: false,
             validate: None,
             access: Arc::new(OpenToAll),
@@ -81,15 +86,15 @@ impl TableOptions {
         self
     }
 
-    /// The greatest number of rows in a page, 1 to 100,000.
+    /// The greatest number of rows in a page, 1 to 128,000.
     pub fn page_size(mut self, rows: u64) -> TableOptions {
         self.page_size = rows;
         self
     }
 
-    /// The greatest `$top` that is accepted, at least 1.
+    /// The greatest `$top` that is accepted, at least 1; 128,000 by default, and 512,000 in Azure's dialect.
     pub fn max_top(mut self, rows: u64) -> TableOptions {
-        self.max_top = rows;
+        self.max_top = Some(rows);
         self
     }
 
@@ -120,6 +125,13 @@ impl TableOptions {
         self
     }
 
+    pub(crate) fn greatest_top(&self, dialect: Dialect) -> u64 {
+        self.max_top.unwrap_or(match dialect {
+            Dialect::Toolkit => 128_000,
+            Dialect::Azure => 512_000,
+        })
+    }
+
     /// The status of a refusal, which [`check`](TableOptions::check) has found to be one.
     pub(crate) fn refusal(&self) -> StatusCode {
         StatusCode::from_u16(self.unauthorized).unwrap_or(StatusCode::UNAUTHORIZED)
@@ -134,8 +146,8 @@ impl TableOptions {
         if self.schema.field(ID).is_none() {
             return wrong("has no field `id`");
         }
-        if !(1..=100_000).contains(&self.page_size) || self.max_top == 0 {
-            return wrong("needs a page size of 1 to 100,000 and a greatest `$top` of at least 1");
+        if !(1..=128_000).contains(&self.page_size) || self.max_top == Some(0) {
+            return wrong("needs a page size of 1 to 128,000 and a greatest `$top` of at least 1");
         }
         if !(400..=499).contains(&self.unauthorized) {
             return wrong("needs a status of 400 to 499 for who is not authorized");

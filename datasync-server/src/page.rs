@@ -1,6 +1,9 @@
 //! Pages: how many rows, and the link to the next.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use datasync_core::query::Dialect;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
 
 /// What .NET's `UrlEncoder` leaves as it is in a query.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC
@@ -17,23 +20,26 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// The parameters of a query string, decoded.
-pub(crate) fn parameters(query: Option<&str>) -> Vec<(String, String)> {
-    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
-    let parts = query.unwrap_or_default().split('&').filter(|part| !part.is_empty());
-    parts
-        .map(|part| {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            (decode(name), decode(value))
-        })
-        .collect()
+/// Whether deleted rows are wanted: any parameter of the name has the value `true`, in any case; for Azure the first one.
+pub(crate) fn wants_deleted(parameters: &[(String, String)], dialect: Dialect) -> bool {
+    let mut values = parameters.iter().filter(|(name, _)| name.eq_ignore_ascii_case("__includedeleted"));
+    let is_true = |(_, value): &(String, String)| value.eq_ignore_ascii_case("true");
+    match dialect {
+        Dialect::Toolkit => values.any(is_true),
+        Dialect::Azure => values.next().is_some_and(is_true),
+    }
 }
 
-/// Whether deleted rows are wanted: any parameter of the name with the value `true`, in any case.
-pub(crate) fn wants_deleted(parameters: &[(String, String)]) -> bool {
-    parameters
-        .iter()
-        .any(|(name, value)| name.eq_ignore_ascii_case("__includedeleted") && value.eq_ignore_ascii_case("true"))
+/// A page of rows.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Page {
+    pub(crate) items: Vec<Box<RawValue>>,
+    pub(crate) count: Option<u64>,
+    pub(crate) next_link: Option<String>,
+    /// Where the next page of changes begins (`docs/wire-extensions.md`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) delta: Option<Value>,
 }
 
 /// The query string of the next page, if `more` rows match and are wanted.
@@ -68,16 +74,20 @@ pub(crate) fn next_link(
 
 #[cfg(test)]
 mod tests {
+    use datasync_core::query::options;
+
     use super::*;
 
     #[test]
     fn the_next_link_replaces_skip_and_top_in_place() {
-        let given = parameters(Some("$top=150&$filter=title%20eq%20'a:b'&__includedeleted=true"));
+        let given = options("$top=150&$filter=title%20eq%20'a:b'&__includedeleted=true").unwrap();
         assert_eq!(
             next_link(&given, true, 0, Some(150), 100).unwrap(),
             "$top=50&$filter=title%20eq%20%27a%3Ab%27&__includedeleted=true&$skip=100"
         );
-        assert!(wants_deleted(&given));
+        assert!(wants_deleted(&given, Dialect::Toolkit));
+        let given = options("__IncludeDeleted=no&__includedeleted=TRUE").unwrap();
+        assert!(wants_deleted(&given, Dialect::Toolkit) && !wants_deleted(&given, Dialect::Azure));
     }
 
     #[test]

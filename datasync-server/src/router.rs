@@ -175,10 +175,7 @@ async fn of_table(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    match body {
-        Ok(body) => handlers::answer(&Request { table, uri, headers, body }, &method, None).await,
-        Err(rejection) => rejection.into_response(),
-    }
+    answer(table, &method, uri, headers, body, None).await
 }
 
 async fn of_row(
@@ -189,8 +186,20 @@ async fn of_row(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    match body {
-        Ok(body) => handlers::answer(&Request { table, uri, headers, body }, &method, Some(&id)).await,
+    answer(table, &method, uri, headers, body, Some(&id)).await
+}
+
+async fn answer(
+    table: Arc<Table>,
+    method: &Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+    id: Option<&str>,
+) -> Response {
+    match body.map(|body| Request::new(table, uri, headers, body)) {
+        Ok(Ok(request)) => handlers::answer(&request, method, id).await,
+        Ok(Err(refusal)) => refusal.into_response(),
         Err(rejection) => rejection.into_response(),
     }
 }

@@ -11,6 +11,17 @@ const PLACES: i32 = 28;
 /// The greatest distance from zero of an exponent: what lies beyond is no number that anybody writes.
 const EXPONENT: i32 = 100_000;
 
+/// Whether a text is a number, as JSON writes it, that is kept to the digit: of at most 38 digits, zeros at its ends not counted.
+///
+/// ```
+/// use datasync_core::query::is_decimal;
+/// assert!(is_decimal("-12345678901234567890.123456789") && !is_decimal("1e") && !is_decimal(&"7".repeat(39)));
+/// ```
+#[must_use]
+pub fn is_decimal(text: &str) -> bool {
+    Decimal::parse_exact(text).is_some()
+}
+
 /// A decimal number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Decimal {

@@ -22,6 +22,7 @@ mod typed;
 mod value;
 
 pub(crate) use decimal::Decimal;
+pub use decimal::is_decimal;
 pub use description::{OrderBy, QueryDescription};
 pub use error::QueryError;
 pub use eval::{Evaluator, SortKey};
@@ -29,6 +30,7 @@ pub use expr::{BinaryOp, Expr, Function, Literal};
 pub use first::FirstRows;
 pub use index::{index_keys, index_text, table_spec};
 pub use options::options;
+pub use parse::MAX_LENGTH;
 pub use plan::{Access, KeyRange, Sorted, plan};
 pub use print::{Dialect, milliseconds};
 pub use typed::{

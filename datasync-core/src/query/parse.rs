@@ -13,8 +13,8 @@ use super::{
     value::timestamp,
 };
 
-/// The greatest length of a text that is parsed, in bytes.
-pub(super) const MAX_LENGTH: usize = 64 * 1024;
+/// The greatest length of a text that is parsed, in bytes: of a filter, and of a query string as it is sent.
+pub const MAX_LENGTH: usize = 64 * 1024;
 /// How deep a filter may be: parentheses, calls and negations within one another, and operators. A chain of operators is as
 /// deep as it is long, and is printed with as many parentheses.
 const MAX_DEPTH: usize = 100;

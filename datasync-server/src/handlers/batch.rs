@@ -183,5 +183,5 @@ fn request(
         headers.remove(name);
     }
     let body = operation.body.as_ref().map(|body| Bytes::copy_from_slice(body.get().as_bytes())).unwrap_or_default();
-    Ok((Request { table: Arc::clone(table), uri, headers, body }, method, id))
+    Ok((Request::new(Arc::clone(table), uri, headers, body)?, method, id))
 }

@@ -3,12 +3,13 @@
 use axum::{http::StatusCode, response::Response};
 use datasync_core::query::{Evaluator, QueryDescription};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::Request;
 use crate::{
     error::{self, Refusal},
+    page::Page,
     repository::{Place, RowQuery},
 };
 
@@ -66,10 +67,11 @@ pub(super) async fn page(
         false => None,
     };
     let found = repository.changes(since, evaluator, limit).await?;
-    let items: Vec<Value> = found.rows.iter().map(|row| Value::Object(request.object(row))).collect();
+    let items = found.rows.iter().map(|row| request.answer(row, &[])).collect();
     let mut delta = json!({ "token": write(epoch, found.place), "more": found.more });
     if restart {
         delta["restart"] = true.into();
     }
-    Ok(error::json(StatusCode::OK, &json!({ "items": items, "count": total, "nextLink": null, "delta": delta })))
+    let page = Page { items, count: total, next_link: None, delta: Some(delta) };
+    Ok(error::json(StatusCode::OK, &page))
 }

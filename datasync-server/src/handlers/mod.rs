@@ -14,15 +14,16 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use datasync_core::query::{Dialect, Evaluator, QueryDescription};
-use serde_json::{Map, Value};
+use datasync_core::query::{Dialect, Evaluator, MAX_LENGTH, QueryDescription, options};
+use serde_json::{Map, Value, value::RawValue};
 
 pub(crate) use batch::{MOST_OPERATIONS, batch};
 
 use crate::{
     access::TableOperation,
-    body,
+    body::{self, Members},
     error::{Refusal, json},
+    page,
     repository::{RepositoryError, Row},
     router::Table,
 };
@@ -32,6 +33,8 @@ use crate::{
 pub(crate) struct Request {
     pub(crate) table: Arc<Table>,
     pub(crate) uri: Uri,
+    /// The options and parameters of the query string, decoded.
+    pub(crate) parameters: Vec<(String, String)>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
@@ -62,13 +65,35 @@ fn content_type(request: &Request) -> String {
 }
 
 impl Request {
+    /// A request whose query string can be read: of at most 64 KiB, and UTF-8.
+    pub(crate) fn new(table: Arc<Table>, uri: Uri, headers: HeaderMap, body: Bytes) -> Result<Request, Refusal> {
+        let query = uri.query().unwrap_or_default();
+        if query.len() > MAX_LENGTH {
+            return Err(Refusal::because(StatusCode::URI_TOO_LONG, "The query is longer than 64 KiB."));
+        }
+        let parameters = options(query)?;
+        Ok(Request { table, uri, parameters, headers, body })
+    }
+
     /// Whether the table speaks the dialect of Azure Mobile Apps.
     fn is_azure(&self) -> bool {
         self.table.dialect == Dialect::Azure
     }
 
+    /// The row as hooks see it.
     fn object(&self, row: &Row) -> Map<String, Value> {
-        body::write(&self.table.options, row)
+        Members::of_row(&self.table.options, row).values
+    }
+
+    /// The row as it is answered.
+    fn answer(&self, row: &Row, select: &[String]) -> Box<RawValue> {
+        body::answer(&self.table.options, self.table.dialect, row, select)
+    }
+
+    /// Whether rows that are marked as deleted are asked for.
+    fn includes_deleted(&self) -> bool {
+        let named = self.is_azure() && azure::option(self, "include:deleted");
+        named || page::wants_deleted(&self.parameters, self.table.dialect)
     }
 
     /// Refuses who may not do this to the row.
@@ -96,7 +121,7 @@ impl Request {
 
 /// An answer with a row: its JSON, its version as the tag, and its time in whole seconds.
 fn entity(request: &Request, status: StatusCode, row: &Row) -> Response {
-    let mut response = json(status, &Value::Object(request.object(row)));
+    let mut response = json(status, &request.answer(row, &[]));
     let mut set = |name: HeaderName, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
             response.headers_mut().insert(name, value);

@@ -17,9 +17,8 @@ use super::{
 };
 use crate::{
     access::TableOperation,
-    body::{self, Sent},
+    body::{self, Members, Sent},
     error::Refusal,
-    page,
     preconditions::{self, Verdict},
     repository::{Action, Change, Idempotency, Row, WriteOutcome},
 };
@@ -35,7 +34,7 @@ fn sent(request: &Request) -> Result<Sent, Refusal> {
     if kind != "application/json" && !(kind.starts_with("application/") && kind.ends_with("+json")) {
         return Err(Refusal::empty(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
-    body::valid(&request.table.options, &request.body)
+    body::valid(&request.table.options, request.table.dialect, &request.body)
 }
 
 pub(crate) async fn create(request: &Request, caller: &str) -> Result<Response, Refusal> {
@@ -43,11 +42,11 @@ pub(crate) async fn create(request: &Request, caller: &str) -> Result<Response, 
     if sent.id.len() > MAX_ID {
         return Err(Refusal::because(StatusCode::BAD_REQUEST, "The id is longer than 1024 bytes."));
     }
-    let Sent { id, deleted, mut fields } = sent;
+    let Sent { id, deleted, mut members } = sent;
     if !id.is_empty() {
-        fields.insert(ID.to_owned(), id.as_str().into());
+        members.values.insert(ID.to_owned(), id.as_str().into());
     }
-    request.authorize(caller, TableOperation::Create, Some(&fields)).await?;
+    request.authorize(caller, TableOperation::Create, Some(&members.values)).await?;
     let (key, effect) = look_up(request, caller, "POST", &id, StatusCode::CREATED).await?;
     if let Some(effect) = effect {
         return replay(request, key.as_ref(), &effect);
@@ -56,8 +55,8 @@ pub(crate) async fn create(request: &Request, caller: &str) -> Result<Response, 
         "" => random_key(&*request.table.clock).simple().to_string(),
         id => id.to_owned(),
     };
-    before_commit(request, caller, TableOperation::Create, &mut fields).await?;
-    let action = Action::Create(body::keep(&id, fields, deleted));
+    before_commit(request, caller, TableOperation::Create, &mut members.values).await?;
+    let action = Action::Create(members.keep(&id, deleted));
     match commit(request, &id, action, None, key.clone()).await? {
         WriteOutcome::Done(row) => {
             after_commit(request, caller, TableOperation::Create, &row).await;
@@ -181,13 +180,13 @@ pub(crate) async fn replace(request: &Request, caller: &str, id: &str) -> Result
     if sent.id != id {
         return Err(Refusal::empty(StatusCode::BAD_REQUEST));
     }
-    let revives = !request.is_azure() && page::wants_deleted(&page::parameters(request.uri.query()));
+    let revives = !request.is_azure() && request.includes_deleted();
     let (expected, key) = match existing(request, caller, ("PUT", TableOperation::Update), id, revives).await? {
         Passed::Go { expected, key, .. } => (expected, key),
         Passed::Answer(response) => return Ok(response),
     };
-    before_commit(request, caller, TableOperation::Update, &mut sent.fields).await?;
-    let action = Action::Replace(body::keep(id, sent.fields, sent.deleted));
+    before_commit(request, caller, TableOperation::Update, &mut sent.members.values).await?;
+    let action = Action::Replace(sent.members.keep(id, sent.deleted));
     let outcome = commit(request, id, action, expected, key.clone()).await?;
     done(request, caller, TableOperation::Update, outcome, key.as_ref()).await
 }
@@ -199,14 +198,14 @@ pub(crate) async fn delete(request: &Request, caller: &str, id: &str) -> Result<
     };
     let soft = request.table.options.soft_delete;
     let (operation, action, expected) = if soft {
-        let mut fields = request.object(&row);
-        fields.insert(DELETED.to_owned(), true.into());
+        let mut members = Members::of_row(&request.table.options, &row);
+        members.values.insert(DELETED.to_owned(), true.into());
         // The Toolkit calls a soft deletion an update where Azure calls it a deletion.
         let operation = if request.is_azure() { TableOperation::Delete } else { TableOperation::Update };
-        before_commit(request, caller, operation, &mut fields).await?;
+        before_commit(request, caller, operation, &mut members.values).await?;
         // The row is written again as it was read: a change in between is a conflict, and not lost.
         let read = expected.or_else(|| row.record.version.clone());
-        (operation, Action::Replace(body::keep(id, fields, true)), read)
+        (operation, Action::Replace(members.keep(id, true)), read)
     } else {
         (TableOperation::Delete, Action::Remove, expected)
     };
