@@ -155,10 +155,10 @@ impl Tx {
 
     async fn write<E: SyncEntity>(&self, mut entity: E, change: fn(Body) -> Change) -> Result<E, Error> {
         if entity.id().is_empty() {
-            entity.set_id(ordered_id(&*self.engine.clock).to_string());
+            entity.set_id(&ordered_id(&*self.engine.clock).to_string())?;
         }
-        check_id(entity.id())?;
-        let (table, key) = self.key::<E>(entity.id())?;
+        check_id(&entity.id())?;
+        let (table, key) = self.key::<E>(&entity.id())?;
         self.change(table, key, change(codec::encode(&entity)?)).await?;
         Ok(entity)
     }
@@ -167,7 +167,7 @@ impl Tx {
         let mut state = self.state.lock().await;
         self.load(&mut state, vec![key.clone()]).await?;
         let apply = |tx: &mut committer::Tx<'_>| change::apply(tx, &table, &key, &change);
-        state.draft.plan(&self.engine.tables, &*self.engine.clock, apply)?;
+        state.draft.plan(&self.engine.committer, apply)?;
         state.changes.push((table, key, change));
         Ok(())
     }

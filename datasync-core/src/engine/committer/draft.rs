@@ -2,13 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::{Overlay, Snapshot, Tx};
+use super::{Committer, Overlay, Snapshot, Tx};
 use crate::{
-    clock::Clock,
-    engine::table::Tables,
     error::Error,
     row::{Record, Row, RowKey},
-    store::Head,
 };
 
 /// Rows as they were read, and changes on them.
@@ -27,9 +24,10 @@ impl fmt::Debug for Draft {
 impl Draft {
     /// Nothing read, for the account that is shown.
     pub(crate) fn new(present: Arc<str>) -> Draft {
-        let (rows, tokens, notes, children, wanted) = Default::default();
-        let head = Head::default();
-        Draft { read: Snapshot { rows, tokens, notes, children, wanted, head, present }, own: Overlay::default() }
+        let (rows, tokens, notes, queued, losers) = Default::default();
+        let (children, wanted, head) = Default::default();
+        let read = Snapshot { rows, tokens, notes, queued, losers, children, wanted, head, present };
+        Draft { read, own: Overlay::default() }
     }
 
     /// Adds a row as the store has it.
@@ -62,12 +60,12 @@ impl Draft {
     /// Plans on what earlier plans leave. One that fails changes nothing.
     pub(crate) fn plan<T>(
         &mut self,
-        tables: &Tables,
-        clock: &dyn Clock,
+        committer: &Committer,
         plan: impl FnOnce(&mut Tx<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let own = Overlay { last_place: self.own.last_place, ..Overlay::default() };
-        let mut tx = Tx { snapshot: &self.read, group: &self.own, own, tables, clock };
+        let Committer { tables, clock, service, .. } = committer;
+        let mut tx = Tx { snapshot: &self.read, group: &self.own, own, tables, clock: &**clock, service };
         let planned = plan(&mut tx)?;
         let own = tx.own;
         self.own.absorb(own);
