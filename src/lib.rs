@@ -16,7 +16,7 @@ pub mod prelude {
     pub use datasync_core::{
         client::{
             Conflict, ConflictResolver, DatasyncClient, OfflineTable, PullOptions, PurgeOptions, RemoteTable,
-            Resolution, ResolverConflict, TableOptions, Tables, Written,
+            Resolution, ResolverConflict, TableOptions, Tables, Tx, Written,
         },
         config::{ConflictPolicy, SyncConfig},
         entity::SyncEntity,

@@ -41,6 +41,10 @@ pub enum ErrorKind {
     Parked,
     /// The change left the queue before the service had it: it was discarded, purged, or deleted again.
     Dropped,
+    /// A transaction met other commits each time that it ran: try again later.
+    Contended,
+    /// The handle of a transaction was used after its closure had returned.
+    Ended,
     /// The pull was overtaken by a purge or reset of its table: pull again.
     Overtaken,
     /// The service cannot be reached. Nothing is lost: try again when there is a network.

@@ -17,6 +17,7 @@ mod remote;
 mod reset;
 mod resolver;
 mod search;
+mod transaction;
 mod watch;
 mod write;
 
@@ -34,6 +35,7 @@ pub use remote::{Remote, RemoteQuery, RemoteTable};
 pub use reset::{Pending, ResetOptions};
 pub use resolver::{ConflictResolver, Resolution, ResolverConflict};
 pub use search::Rows;
+pub use transaction::Tx;
 
 use crate::{
     engine::{Engine, push},

@@ -11,6 +11,8 @@
 //! | during `Store::commit` | the whole group or nothing of it; the next group reads the head and knows which |
 //! | after it | the whole group |
 
+pub(crate) mod draft;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -35,7 +37,7 @@ use crate::{
         service::{self, Service},
         table::Tables,
         unsent,
-        watch::Watchers,
+        watch::{Watcher, Watchers},
     },
     error::{Error, ErrorKind},
     query::index_keys,
@@ -301,6 +303,19 @@ impl Tx<'_> {
     /// The generation of the store (I13).
     pub(crate) fn generation(&self) -> u64 {
         self.snapshot.head.generation + u64::from(self.group.raise_generation) + u64::from(self.own.raise_generation)
+    }
+
+    /// The number of the commit that the rows are of, without those of this group.
+    pub(crate) fn number(&self) -> u64 {
+        self.snapshot.head.number
+    }
+
+    /// Whether the result that somebody watches may have changed since the last time that it was told.
+    pub(crate) fn concerns(&self, watcher: &Watcher) -> bool {
+        let before = |key: &RowKey| self.snapshot.rows.get(key).and_then(Option::as_ref);
+        watcher.is_told()
+            || !self.group.clear.is_empty()
+            || self.group.rows.iter().any(|(key, after)| watcher.minds(key, before(key), after.as_ref()))
     }
 
     /// The account that is shown.
@@ -570,6 +585,7 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
             None => {
                 let known = store.head().await?;
                 engine.present.reload(store).await?;
+                engine.watchers.wake();
                 known
             }
         };
@@ -614,7 +630,8 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
             }
             return Ok(next);
         }
-        under_way.failed();
+        // Somebody else writes to the store, and nobody is told what: whoever watches looks again.
+        drop(under_way);
         head = None;
     }
     Err(StoreError::new(StoreErrorKind::Superseded, "others write to the same store all the time").into())

@@ -42,6 +42,16 @@ impl Watcher {
         self.waker.wake();
     }
 
+    /// Whether it was told of a change and has not looked since.
+    pub(crate) fn is_told(&self) -> bool {
+        self.changed.load(Ordering::SeqCst)
+    }
+
+    /// Whether the change of a row may change the result.
+    pub(crate) fn minds(&self, key: &RowKey, before: Option<&Row>, after: Option<&Row>) -> bool {
+        key.table == self.table && (self.holds(key, before) || self.holds(key, after))
+    }
+
     /// Whether a row is in the result. One that cannot be judged may be.
     fn holds(&self, key: &RowKey, row: Option<&Row>) -> bool {
         let record = row.and_then(|row| row.record.as_ref());
@@ -120,7 +130,13 @@ impl Watchers {
         watcher
     }
 
-    /// A commit is about to be made. Whoever waits is woken if its outcome stays unknown, or nobody says what it changed.
+    /// Has everybody look again.
+    pub(crate) fn wake(&self) {
+        self.list().iter().filter_map(Weak::upgrade).for_each(|watcher| watcher.wake());
+        self.inboxes().iter().filter_map(Weak::upgrade).for_each(|inbox| inbox.tell(None));
+    }
+
+    /// A commit is about to be made. Whoever waits is woken if nobody says that it was made, and what it changed.
     pub(crate) fn commit(&self) -> Commit<'_> {
         Commit { watchers: self, known: false }
     }
@@ -133,11 +149,6 @@ pub(crate) struct Commit<'w> {
 }
 
 impl Commit<'_> {
-    /// It was not made.
-    pub(crate) fn failed(mut self) {
-        self.known = true;
-    }
-
     /// It was made, and these are the rows before it and after it.
     pub(crate) fn made<'r>(
         mut self,
@@ -145,8 +156,7 @@ impl Commit<'_> {
     ) {
         self.known = true;
         for watcher in self.watchers.list().iter().filter_map(Weak::upgrade) {
-            let mut of_table = rows.clone().filter(|(key, ..)| key.table == watcher.table);
-            if of_table.any(|(key, before, after)| watcher.holds(key, before) || watcher.holds(key, after)) {
+            if rows.clone().any(|(key, before, after)| watcher.minds(key, before, after)) {
                 watcher.wake();
             }
         }
@@ -163,8 +173,7 @@ impl Commit<'_> {
 impl Drop for Commit<'_> {
     fn drop(&mut self) {
         if !self.known {
-            self.watchers.list().iter().filter_map(Weak::upgrade).for_each(|watcher| watcher.wake());
-            self.watchers.inboxes().iter().filter_map(Weak::upgrade).for_each(|inbox| inbox.tell(None));
+            self.watchers.wake();
         }
     }
 }
