@@ -101,7 +101,7 @@ fn a_value_of_each_type_is_found_by_its_constant_and_by_what_lies_below_it() {
             Box::new(|f| f.long.eq(i64::MAX).and(f.long.gt(i64::MAX - 1))),
             Box::new(|f| f.unsigned.eq(7).and(f.unsigned.lt(u64::MAX))),
             Box::new(|f| f.double.eq(0.1).and(f.double.gt(0.09))),
-            Box::new(|f| f.single.gt(0.09).and(f.single.lt(0.11))),
+            Box::new(|f| f.single.eq(0.1).and(f.single.lt(0.11))),
             Box::new(|f| f.decimal.eq("12345678901234.1".parse::<Decimal>().unwrap())),
             Box::new(|f| f.decimal.gt("12345678901234.09".parse::<Decimal>().unwrap())),
             Box::new(|f| f.letter.eq('ß').and(f.text.eq("it's"))),
