@@ -6,10 +6,7 @@ pub use std::borrow::Cow;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{
-    entity::{EntityId, FieldType, InvalidId},
-    schema::FieldKind,
-};
+use crate::{entity::FieldType, schema::FieldKind};
 
 /// Answers `Probe::<T>::KIND` with the kind of `T` where it has one, and with `Json` where not.
 ///
@@ -32,20 +29,6 @@ impl<T> ProbeFallback for Probe<T> {}
 /// The type of the handle of a field whose JSON is not that of its type.
 #[derive(Debug)]
 pub struct Opaque(());
-
-/// What an entity does with its id; it asks for [`EntityId`] in one place, so that a type that is none is one mistake.
-#[derive(Debug)]
-pub struct IdOf<T: EntityId>(PhantomData<T>);
-
-impl<T: EntityId> IdOf<T> {
-    pub fn text(id: &T) -> Cow<'_, str> {
-        id.as_text()
-    }
-
-    pub fn parse(id: &str) -> Result<T, InvalidId> {
-        T::from_text(id).ok_or_else(|| InvalidId::of_another_type(id))
-    }
-}
 
 /// Calls a merge function with the values that the JSON texts stand for.
 pub fn merge_json<T: Serialize + DeserializeOwned>(

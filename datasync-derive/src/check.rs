@@ -121,9 +121,10 @@ fn merging(ctxt: &Ctxt, field: &Field<'_>) {
         }
         (None, None) => {}
     }
-    let one_side = merge.is("client") || merge.is("server");
+    let by_order = merge.is("max") || merge.is("min");
+    let fits = merge.is("client") || merge.is("server") || (by_order && field.serde.rfc3339);
     let with = field.serde.serialize_with.as_ref().or(field.serde.deserialize_with.as_ref());
-    if let (Some(with), false) = (with, one_side) {
+    if let (Some(with), false) = (with, fits) {
         ctxt.error(
             &merge.key,
             format!("with `#[serde({with} = …)]` the JSON of this field is not that of its type: it merges by `client` or `server`"),

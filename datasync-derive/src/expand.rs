@@ -305,17 +305,18 @@ fn id_accessors(entity: &Entity<'_>) -> TokenStream {
             let name = field.ident;
             let span = field.ty.span();
             let ty = without_self(field.ty, entity.ident);
-            let id = quote_spanned!(span=> #krate::__private::IdOf::<#ty>);
+            let id_text = quote_spanned!(span=> <#ty as #krate::entity::EntityId>::id_text);
+            let parse_id = quote_spanned!(span=> <#ty as #krate::entity::EntityId>::parse_id);
             quote! {
                 fn id(&self) -> #krate::__private::Cow<'_, ::core::primitive::str> {
-                    #id::text(&self.#name)
+                    #id_text(&self.#name)
                 }
 
                 fn set_id(
                     &mut self,
                     id: &::core::primitive::str,
                 ) -> ::core::result::Result<(), #krate::entity::InvalidId> {
-                    self.#name = #id::parse(id)?;
+                    self.#name = #parse_id(id)?;
                     ::core::result::Result::Ok(())
                 }
             }

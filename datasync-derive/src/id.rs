@@ -25,21 +25,22 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
     let (Some((member, ty)), true) = (inner, ctxt.is_empty()) else { return ctxt.into_tokens() };
     let ident = &input.ident;
     let span = ty.span();
-    let id = quote_spanned!(span=> #krate::__private::IdOf::<#ty>);
+    let id_text = quote_spanned!(span=> <#ty as #krate::entity::EntityId>::id_text);
+    let from_text = quote_spanned!(span=> <#ty as #krate::entity::EntityId>::from_text);
     let field_type = quote!(<#ty as #krate::entity::FieldType>);
     quote! {
         const _: () = {
             #[automatically_derived]
             impl #krate::entity::RowId for #ident {
                 fn as_text(&self) -> #krate::__private::Cow<'_, ::core::primitive::str> {
-                    #id::text(&self.#member)
+                    #id_text(&self.#member)
                 }
             }
 
             #[automatically_derived]
             impl #krate::entity::EntityId for #ident {
                 fn from_text(id: &::core::primitive::str) -> ::core::option::Option<Self> {
-                    let inner = #id::parse(id).ok()?;
+                    let inner = #from_text(id)?;
                     ::core::option::Option::Some(#ident { #member: inner })
                 }
             }

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use uuid::Uuid;
 
+use super::InvalidId;
+
 /// What names a row: a text, or a value of a type of ids.
 pub trait RowId: Sync {
     /// The id as it stands on the wire and in the store; empty for one that is not given yet.
@@ -71,6 +73,18 @@ impl<T: RowId + ?Sized> RowId for &T {
 pub trait EntityId: RowId + Sized {
     /// The id whose text this is; `None` if the type has none, or spells it otherwise.
     fn from_text(id: &str) -> Option<Self>;
+
+    // What derived entities call: all by one trait, so that a type that is no id is one mistake.
+
+    #[doc(hidden)]
+    fn id_text(&self) -> Cow<'_, str> {
+        self.as_text()
+    }
+
+    #[doc(hidden)]
+    fn parse_id(id: &str) -> Result<Self, InvalidId> {
+        Self::from_text(id).ok_or_else(|| InvalidId::of_another_type(id))
+    }
 }
 
 impl EntityId for String {

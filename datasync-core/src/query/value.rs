@@ -93,7 +93,8 @@ impl<'v> Value<'v> {
             Literal::Null => Value::Null,
             Literal::Bool(value) => Value::Bool(*value),
             Literal::Int(value) | Literal::Long(value) => Value::Int(i128::from(*value)),
-            Literal::Single(value) => Value::Float(f64::from(*value)),
+            // Its digits, which are what the JSON of such a field has, and not the nearest number of double precision.
+            Literal::Single(value) => Value::Float(value.to_string().parse().unwrap_or(f64::from(*value))),
             Literal::Double(value) => Value::Float(*value),
             Literal::Decimal(text) => Decimal::parse(text).map_or(Value::Null, Value::Decimal),
             Literal::Text(text) => Value::Text(Cow::Owned(text.clone())),
