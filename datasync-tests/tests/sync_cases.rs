@@ -117,7 +117,8 @@ impl World {
             Some(_) if there => Action::Replace(record),
             Some(_) => Action::Create(record),
         };
-        let change = Change { id: id.into(), action, expected: None, now: jiff::Timestamp::UNIX_EPOCH, key: None };
+        let change =
+            Change { id: id.into(), action, expected: None, now: jiff::Timestamp::UNIX_EPOCH, key: None, forget: None };
         self.rows.write(change).await.unwrap();
     }
 }
@@ -164,7 +165,14 @@ async fn push_with(world: &World, op: OperationKind, response: &str) -> (&'stati
             let there = world.rows.read("a").await.unwrap().unwrap();
             let record = datasync_core::row::Record { deleted: true, ..there.record };
             let now = jiff::Timestamp::UNIX_EPOCH;
-            let change = Change { id: "a".into(), action: Action::Replace(record), expected: None, now, key: None };
+            let change = Change {
+                id: "a".into(),
+                action: Action::Replace(record),
+                expected: None,
+                now,
+                key: None,
+                forget: None,
+            };
             world.rows.write(change).await.unwrap();
         }
         ("network error / timeout" | "network error" | "timeout", _) => {
@@ -270,7 +278,14 @@ async fn conflicts_are_resolved_as_in_ct_but_never_without_a_version(wire: Wire)
                 // A third write before each attempt.
                 let record = futures::executor::block_on(rows.read("a")).unwrap().unwrap().record;
                 let now = jiff::Timestamp::UNIX_EPOCH;
-                let change = Change { id: "a".into(), action: Action::Replace(record), expected: None, now, key: None };
+                let change = Change {
+                    id: "a".into(),
+                    action: Action::Replace(record),
+                    expected: None,
+                    now,
+                    key: None,
+                    forget: None,
+                };
                 futures::executor::block_on(rows.write(change)).unwrap();
             }
         });
@@ -438,7 +453,7 @@ async fn pulls_do_what_those_of_ct_do(wire: Wire) {
                 let there = world.rows.read("row-07").await.unwrap().unwrap();
                 let record = datasync_core::row::Record { deleted: true, ..there.record };
                 let (action, now) = (Action::Replace(record), jiff::Timestamp::UNIX_EPOCH);
-                let change = Change { id: "row-07".into(), action, expected: None, now, key: None };
+                let change = Change { id: "row-07".into(), action, expected: None, now, key: None, forget: None };
                 world.rows.write(change).await.unwrap();
                 let report = world.table.pull_items(world.table.query()).await.unwrap();
                 assert_eq!((report.inserted, report.removed), (19, 0), "a deleted row that was never here is no row");

@@ -13,7 +13,7 @@ use crate::{
     error::{self, Refusal},
     page,
     preconditions::{self, Verdict},
-    repository::{RepositoryError, Row, RowQuery},
+    repository::{RepositoryError, Row, RowQuery, View},
 };
 
 pub(crate) async fn query(request: &Request, caller: &str, azure: Option<azure::Version>) -> Result<Response, Refusal> {
@@ -31,12 +31,14 @@ pub(crate) async fn query(request: &Request, caller: &str, azure: Option<azure::
     }
     // Checked without the view first: what does not fit the table is the client's mistake here, and ours below.
     Evaluator::new(&query, &options.schema)?;
-    let seen = within_view(&query, options.access.view(caller));
+    let view = options.access.view(caller);
+    let seen = within_view(&query, view.clone());
     let evaluator = Evaluator::new(&seen, &options.schema).map_err(RepositoryError::new)?;
     let size = query.top.unwrap_or(u64::MAX).min(options.page_size);
     let limit = usize::try_from(size).unwrap_or(usize::MAX);
     if let Some(token) = delta::token(request, &parameters) {
-        return delta::page(request, &query, seen, evaluator, limit, token).await;
+        let view = view.map(|view| View::new(view, &options.schema)).transpose().map_err(RepositoryError::new)?;
+        return delta::page(request, delta::Asked { query, seen, evaluator, view, limit }, token).await;
     }
     let named = azure.is_some() && azure::option(request, "include:deleted");
     let include_deleted = !options.soft_delete || named || page::wants_deleted(&parameters);
