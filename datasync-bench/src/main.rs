@@ -127,7 +127,7 @@ impl Service {
                 let record = Record { body: body.into(), version: None, updated_at: None, deleted: false };
                 let now = jiff::Timestamp::UNIX_EPOCH;
                 let (id, action) = (format!("item-{number:06}").into(), Action::Create(record));
-                rows.write(Change { id, action, expected: None, now, key: None })
+                rows.write(Change { id, action, expected: None, now, key: None, forget: None })
             });
             for written in join_all(writes).await {
                 written?;

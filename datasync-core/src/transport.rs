@@ -227,8 +227,10 @@ pub struct Page {
 pub struct Stub {
     /// The row.
     pub id: Arc<str>,
-    /// Its version, with which it no longer matches.
+    /// Its version, with which it no longer matches; `None` if the caller no longer sees it.
     pub version: Option<String>,
+    /// Whether the service does not have the row any more: it is gone for every query.
+    pub removed: bool,
 }
 
 /// Why a service begins a pull again.

@@ -1,8 +1,9 @@
-//! The seam between the codec and a client: one request, one whole response.
+//! The seam between the codec and a client: one request, and one response, whole or piece by piece.
 
 use std::{borrow::Cow, error::Error as StdError, fmt};
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 
 /// The methods that the protocol uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +66,20 @@ impl fmt::Debug for HttpResponse {
     }
 }
 
+/// A response whose body is still to come. Its `Debug` output shows neither headers nor body.
+pub struct HttpStream {
+    /// The head of the response; its body is empty.
+    pub head: HttpResponse,
+    /// The body, decompressed, in pieces of any size. Dropping it gives the response up.
+    pub body: BoxStream<'static, Result<Vec<u8>, ExchangeError>>,
+}
+
+impl fmt::Debug for HttpStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (a stream)", self.head.status)
+    }
+}
+
 impl HttpResponse {
     /// The value of a header, whose name is compared without regard to case.
     #[must_use]
@@ -74,13 +89,16 @@ impl HttpResponse {
     }
 }
 
-/// Sends one request and reads the whole response.
+/// Sends one request and reads its response.
 ///
 /// Redirects are not followed. If the future is dropped the request is given up, and no later request gets its answer.
 #[async_trait]
 pub trait Exchange: fmt::Debug + Send + Sync + 'static {
-    /// Sends the request; a body longer than `max_body` bytes is an error.
+    /// Sends the request and reads the whole response; a body longer than `max_body` bytes is an error.
     async fn send(&self, request: HttpRequest, max_body: usize) -> Result<HttpResponse, ExchangeError>;
+
+    /// Sends the request and reads the head of the response. Its body comes as the service sends it, perhaps for hours.
+    async fn stream(&self, request: HttpRequest) -> Result<HttpStream, ExchangeError>;
 }
 
 /// What went wrong between a request and its response.

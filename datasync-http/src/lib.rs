@@ -22,6 +22,7 @@ mod codec;
 mod compression;
 mod config;
 mod exchange;
+mod listening;
 mod page_size;
 mod reqwest_client;
 mod retry;
@@ -32,5 +33,5 @@ mod transport;
 
 pub use auth::{AccessToken, TokenError, TokenProvider};
 pub use config::{HttpConfigError, HttpTransportBuilder};
-pub use exchange::{Exchange, ExchangeError, ExchangeErrorKind, HttpRequest, HttpResponse, Method};
+pub use exchange::{Exchange, ExchangeError, ExchangeErrorKind, HttpRequest, HttpResponse, HttpStream, Method};
 pub use transport::HttpTransport;

@@ -1,14 +1,20 @@
 //! The `HttpClient` beneath surf: reqwest, on a tokio runtime wherever there is one.
 //!
 //! The request is built, sent and read to its end inside one task, which is aborted when the caller goes away. So a
-//! connection with an answer on its way never goes back to the pool.
+//! connection with an answer on its way never goes back to the pool. A stream of events is handed on as it comes, by the
+//! same task, which waits while nobody reads.
 
 use std::{
     fmt, io,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
 };
 
-use futures::channel::oneshot;
+use futures::{
+    SinkExt, Stream, StreamExt, TryStreamExt,
+    channel::{mpsc, oneshot},
+};
 use surf::http::{Body, Request, Response, StatusCode};
 use tokio::{runtime::Handle, task::JoinHandle};
 
@@ -90,10 +96,61 @@ impl ReqwestClient {
 struct Received {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
+    /// The whole body; empty for a stream of events.
     body: Vec<u8>,
+    events: bool,
 }
 
-async fn exchange(request: reqwest::RequestBuilder, max_body: usize) -> Result<Received, ExchangeError> {
+type Pieces = mpsc::Receiver<io::Result<Vec<u8>>>;
+
+/// The pieces of a stream, and the task that they come from.
+struct Events {
+    pieces: Pieces,
+    _task: Aborting<()>,
+}
+
+impl Stream for Events {
+    type Item = io::Result<Vec<u8>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.pieces.poll_next_unpin(context)
+    }
+}
+
+/// Sends the request, hands on what was received, and goes on with the pieces of a stream of events.
+async fn exchange(
+    request: reqwest::RequestBuilder,
+    max_body: usize,
+    received: oneshot::Sender<Result<Received, ExchangeError>>,
+    mut pieces: mpsc::Sender<io::Result<Vec<u8>>>,
+) {
+    let (response, head) = match receive(request, max_body).await {
+        Ok((response, head)) => (response, Ok(head)),
+        Err(error) => (None, Err(error)),
+    };
+    // Whoever has gone away needs neither.
+    if received.send(head).is_err() {
+        return;
+    }
+    let Some(mut response) = response else { return };
+    loop {
+        let piece = match response.chunk().await {
+            Ok(Some(piece)) => Ok(piece.to_vec()),
+            Ok(None) => return,
+            Err(error) => Err(io::Error::other(error.without_url())),
+        };
+        let broken = piece.is_err();
+        if pieces.send(piece).await.is_err() || broken {
+            return;
+        }
+    }
+}
+
+/// What was received, and the response if it is a stream of events.
+async fn receive(
+    request: reqwest::RequestBuilder,
+    max_body: usize,
+) -> Result<(Option<reqwest::Response>, Received), ExchangeError> {
     let interrupted = |error: reqwest::Error| {
         // The URL of a request may hold what the user wrote.
         let error = error.without_url();
@@ -107,6 +164,11 @@ async fn exchange(request: reqwest::RequestBuilder, max_body: usize) -> Result<R
     let mut response = request.send().await.map_err(interrupted)?;
     let headers = response.headers().iter();
     let headers = headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+    let status = response.status().as_u16();
+    let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if kind.to_ascii_lowercase().starts_with("text/event-stream") {
+        return Ok((Some(response), Received { status, headers, body: Vec::new(), events: true }));
+    }
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(interrupted)? {
         if body.len() + chunk.len() > max_body {
@@ -114,7 +176,7 @@ async fn exchange(request: reqwest::RequestBuilder, max_body: usize) -> Result<R
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Received { status: response.status().as_u16(), headers, body })
+    Ok((None, Received { status, headers, body, events: false }))
 }
 
 #[surf::utils::async_trait]
@@ -134,8 +196,10 @@ impl surf::HttpClient for ReqwestClient {
         }
         let unreachable = |error| broken(ExchangeError::new(ExchangeErrorKind::Connect).with_source(error));
         let runtime = self.runtime().map_err(unreachable)?;
-        let mut task = Aborting(runtime.spawn(exchange(builder, self.max_body)));
-        let received = match (&mut task.0).await {
+        let (sender, receiver) = oneshot::channel();
+        let (pieces_in, pieces) = mpsc::channel(0);
+        let task = Aborting(runtime.spawn(exchange(builder, self.max_body, sender, pieces_in)));
+        let received = match receiver.await {
             Ok(received) => received.map_err(broken)?,
             Err(error) => return Err(broken(lost().with_source(error))),
         };
@@ -151,7 +215,10 @@ impl surf::HttpClient for ReqwestClient {
                 response.append_header(name.as_str(), value);
             }
         }
-        response.set_body(Body::from_bytes(received.body));
+        response.set_body(match received.events {
+            true => Body::from_reader(Events { pieces, _task: task }.into_async_read(), None),
+            false => Body::from_bytes(received.body),
+        });
         Ok(response)
     }
 }

@@ -12,15 +12,17 @@ use std::{
 use async_trait::async_trait;
 use datasync_core::{
     clock::Clock,
+    query::Dialect,
     store::DeltaToken,
     transport::{
-        Capabilities, Page, PageRequest, Purpose, PushOperation, PushOutcome, RowRequest, ServiceRow, Transport,
-        TransportError, TransportErrorKind,
+        Capabilities, ChangeNotice, Page, PageRequest, Purpose, PushOperation, PushOutcome, Restart, RowRequest,
+        ServiceRow, Transport, TransportError, TransportErrorKind,
     },
 };
 use futures::{
     future::{Either, select},
     lock::Mutex,
+    stream::BoxStream,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -35,7 +37,8 @@ use crate::{
     },
     compression,
     config::{HttpConfigError, HttpTransportBuilder},
-    exchange::{Exchange, HttpRequest, HttpResponse, Method},
+    exchange::{Exchange, ExchangeError, HttpRequest, HttpResponse, HttpStream, Method},
+    listening,
     page_size::PageSize,
     retry,
 };
@@ -59,7 +62,7 @@ pub struct HttpTransport {
 }
 
 /// Whose request it is; `None` if it is nobody's.
-type Account<'a> = Option<&'a str>;
+pub(crate) type Account<'a> = Option<&'a str>;
 
 /// What was learnt of the service.
 #[derive(Debug, Default)]
@@ -91,6 +94,23 @@ impl Known {
     }
 }
 
+/// What an exchange brings.
+pub(crate) trait Answer {
+    fn head(&self) -> &HttpResponse;
+}
+
+impl Answer for HttpResponse {
+    fn head(&self) -> &HttpResponse {
+        self
+    }
+}
+
+impl Answer for HttpStream {
+    fn head(&self) -> &HttpResponse {
+        &self.head
+    }
+}
+
 impl fmt::Debug for HttpTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpTransport").field("base", &self.endpoints.base().as_str()).finish_non_exhaustive()
@@ -112,15 +132,17 @@ impl HttpTransport {
         HttpTransportBuilder::new(base)
     }
 
-    /// One attempt: the deadline covers the connection, the request and the whole answer.
-    async fn attempt(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
+    /// One attempt: the deadline covers the connection, the request and what the exchange reads of the answer.
+    pub(crate) async fn in_time<T: Answer>(
+        &self,
+        exchange: impl Future<Output = Result<T, ExchangeError>> + Unpin,
+    ) -> Result<T, TransportError> {
         let sent = self.clock.now();
-        let exchange = self.exchange.send(request, self.max_body);
         match select(exchange, self.clock.sleep(self.timeout)).await {
-            Either::Left((response, _)) => {
-                let response = response.map_err(response::broken)?;
-                self.known.tell_time(&response, sent, self.clock.now());
-                Ok(response)
+            Either::Left((answer, _)) => {
+                let answer = answer.map_err(response::broken)?;
+                self.known.tell_time(answer.head(), sent, self.clock.now());
+                Ok(answer)
             }
             Either::Right(_) => {
                 let message = format!(
@@ -133,7 +155,7 @@ impl HttpTransport {
     }
 
     /// What the app adds to a request. It goes to the configured origin, whatever a hook has made of it (I25).
-    fn prepare(&self, mut request: HttpRequest) -> Result<HttpRequest, TransportError> {
+    pub(crate) fn prepare(&self, mut request: HttpRequest) -> Result<HttpRequest, TransportError> {
         for (name, value) in &self.headers {
             request.headers.push((name.clone().into(), value.clone()));
         }
@@ -148,11 +170,16 @@ impl HttpTransport {
     }
 
     /// An attempt with the token of the account, and once more with another one if the service refuses it.
-    async fn authorized(&self, request: &HttpRequest, account: Account<'_>) -> Result<HttpResponse, TransportError> {
+    pub(crate) async fn authorized<T: Answer, F: Future<Output = Result<T, TransportError>>>(
+        &self,
+        request: &HttpRequest,
+        account: Account<'_>,
+        attempt: impl Fn(HttpRequest) -> F,
+    ) -> Result<T, TransportError> {
         let Some(tokens) = &self.tokens else {
             return match account {
                 Some(account) if !account.is_empty() => Err(other_account()),
-                _ => self.attempt(request.clone()).await,
+                _ => attempt(request.clone()).await,
             };
         };
         let mut refused = None;
@@ -162,9 +189,9 @@ impl HttpTransport {
             if let Some((name, value)) = authorization.header {
                 request.headers.push((name.into(), value));
             }
-            let response = self.attempt(request).await?;
-            if response.status != 401 || refused.is_some() {
-                return Ok(response);
+            let answer = attempt(request).await?;
+            if answer.head().status != 401 || refused.is_some() {
+                return Ok(answer);
             }
             refused = Some(authorization.number);
         }
@@ -176,7 +203,8 @@ impl HttpTransport {
         let changes = request.method != Method::Get;
         let mut attempt = 0;
         loop {
-            let error = match self.authorized(&request, account).await {
+            let exchange = |request| self.in_time(self.exchange.send(request, self.max_body));
+            let error = match self.authorized(&request, account, exchange).await {
                 Ok(response) if changes || !matches!(response.status, 408 | 425 | 429 | 500..=599) => {
                     return Ok(response);
                 }
@@ -237,7 +265,11 @@ impl HttpTransport {
             let raw = response::page(&response)?;
             if let Some((behind, more)) = place.behind(&raw)? {
                 let token = Some(Position::Delta(behind).token()?);
-                return Ok(page_of(raw, token, more));
+                let mut found = page_of(raw, token, more);
+                // A token of a time without delta pages does not say what was gone by then.
+                let begins = page.token.is_some() && place.begins();
+                found.restart = found.restart.or(begins.then_some(Restart::Expired));
+                return Ok(found);
             }
             // The service has changed: it is asked once more what it can do.
             *self.known.extensions.lock().await = None;
@@ -269,7 +301,7 @@ impl HttpTransport {
     }
 
     /// Sends operations in as few requests as the service takes: a batch that is refused as a whole is halved.
-    async fn changes(&self, operations: &[PushOperation], extensions: Extensions) -> Vec<PushOutcome> {
+    async fn send_all(&self, operations: &[PushOperation], extensions: Extensions) -> Vec<PushOutcome> {
         let mut outcomes = Vec::with_capacity(operations.len());
         while outcomes.len() < operations.len() {
             let left = &operations[outcomes.len()..];
@@ -310,7 +342,8 @@ impl HttpTransport {
 }
 
 fn page_of(raw: RawPage, token: Option<DeltaToken>, more: bool) -> Page {
-    Page { rows: raw.rows, stubs: Vec::new(), restart: None, token, more, total: raw.count }
+    let (stubs, restart) = raw.delta.map_or_else(Default::default, |delta| (delta.stubs, delta.restart));
+    Page { rows: raw.rows, stubs, restart, token, more, total: raw.count }
 }
 
 /// The same failure for each operation of a batch.
@@ -340,7 +373,13 @@ impl Transport for HttpTransport {
     async fn capabilities(&self) -> Result<Capabilities, TransportError> {
         let extensions = self.extensions().await?;
         let batch = extensions.batch.map_or(1, |limits| limits.operations);
-        Ok(Capabilities::default().with_batch(batch).with_keys(extensions.keys))
+        let patch = self.endpoints.dialect() == Dialect::Azure;
+        let capabilities = Capabilities::default().with_batch(batch).with_keys(extensions.keys);
+        Ok(capabilities.with_patch(patch).with_notifications(extensions.changes))
+    }
+
+    fn changes(&self, account: Arc<str>) -> BoxStream<'static, Result<ChangeNotice, TransportError>> {
+        listening::changes(self.clone(), account)
     }
 
     fn clock_offset(&self) -> Option<SignedDuration> {
@@ -362,9 +401,9 @@ impl Transport for HttpTransport {
 
     async fn push(&self, operations: &[PushOperation]) -> Vec<PushOutcome> {
         match self.extensions().await {
-            Ok(extensions) if operations.len() > 1 => self.changes(operations, extensions).await,
+            Ok(extensions) if operations.len() > 1 => self.send_all(operations, extensions).await,
             // A service that cannot say what it can do is sent one operation after the other.
-            _ => self.changes(operations, Extensions::default()).await,
+            _ => self.send_all(operations, Extensions::default()).await,
         }
     }
 }

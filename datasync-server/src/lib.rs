@@ -17,8 +17,10 @@
 
 mod access;
 mod body;
+mod departures;
 mod error;
 mod handlers;
+mod listeners;
 mod memory;
 mod options;
 mod page;
@@ -30,13 +32,13 @@ mod router;
 mod serve;
 
 pub use access::{AccessControl, TableOperation};
-pub use memory::{MemoryRepository, Stamping};
+pub use memory::{MemoryRepository, MemorySnapshot, Stamping};
 pub use options::{ServiceConfigError, TableOptions};
 #[cfg(feature = "redb")]
 pub use redb::{RedbDatabase, RedbRepository};
 pub use repository::{
-    Action, Change, Changes, Effect, Idempotency, KEYS_KEPT, Place, Repository, RepositoryError, Row, RowQuery,
-    Selection, WriteOutcome,
+    Action, Change, Changes, ChangesQuery, Effect, Forget, Idempotency, KEYS_KEPT, Left, Place, Repository,
+    RepositoryError, Row, RowQuery, Selection, View, WriteOutcome,
 };
 pub use router::{DatasyncService, ServiceBuilder};
 pub use serve::DatasyncServer;

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use datasync_core::{
     clock::{Clock, SystemClock, random_key},
-    query::{Evaluator, QueryDescription, SortKey},
+    query::{QueryDescription, QueryError, SortKey},
     row::{Body, Record},
     schema::UPDATED_AT,
 };
@@ -20,9 +20,12 @@ use jiff::{SignedDuration, Timestamp, TimestampRound, Unit};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::repository::{
-    Change, Changes, Effect, Idempotency, Judged, KEYS_KEPT, Page, Place, ROWS_A_PAGE, Repository, RepositoryError,
-    Row, RowQuery, Selection, WriteOutcome, judge, monotone,
+use crate::{
+    departures::{Departure, Walk},
+    repository::{
+        Change, Changes, ChangesQuery, Effect, FORGOTTEN, Forget, Idempotency, Judged, KEYS_KEPT, Page, Place,
+        Repository, RepositoryError, Row, RowQuery, Selection, WriteOutcome, judge, monotone,
+    },
 };
 
 /// Which times a [`MemoryRepository`] gives its rows, so that a client can be tested against services that do it worse.
@@ -47,17 +50,34 @@ pub struct MemoryRepository {
     state: Arc<Mutex<State>>,
     clock: Arc<dyn Clock>,
     stamping: Stamping,
-    epoch: Uuid,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
+    epoch: Uuid,
     rows: BTreeMap<Arc<str>, Row>,
     by_sequence: BTreeMap<u64, (Timestamp, Arc<str>)>,
+    departures: BTreeMap<u64, (Timestamp, Departure)>,
+    /// The fields whose changes leave departures.
+    tracked: BTreeSet<String>,
     sequence: u64,
     latest: Option<Timestamp>,
+    /// Up to where rows that are marked as deleted were forgotten.
+    swept: u64,
+    /// The greatest sequence of what was forgotten.
+    forgotten: u64,
     effects: BTreeMap<(Arc<str>, Uuid), Effect>,
     by_age: BTreeMap<(Timestamp, Uuid), Arc<str>>,
+}
+
+/// The rows of a [`MemoryRepository`] at some time, as a backup holds them.
+#[derive(Clone)]
+pub struct MemorySnapshot(State);
+
+impl fmt::Debug for MemorySnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemorySnapshot").field("rows", &self.0.rows.len()).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for MemoryRepository {
@@ -82,8 +102,8 @@ impl MemoryRepository {
     /// No rows, and versions from this clock's randomness.
     #[must_use]
     pub fn with_clock(clock: impl Clock) -> MemoryRepository {
-        let epoch = random_key(&clock);
-        MemoryRepository { state: Arc::default(), clock: Arc::new(clock), stamping: Stamping::Own, epoch }
+        let state = State { epoch: random_key(&clock), ..State::default() };
+        MemoryRepository { state: Arc::new(Mutex::new(state)), clock: Arc::new(clock), stamping: Stamping::Own }
     }
 
     /// Gives rows these times, for tests.
@@ -130,7 +150,28 @@ impl MemoryRepository {
     /// Removes every row and what is known of them.
     pub fn clear(&self) {
         let mut state = self.state();
-        *state = State { sequence: state.sequence, latest: state.latest, ..State::default() };
+        let (epoch, tracked) = (state.epoch, std::mem::take(&mut state.tracked));
+        *state = State { epoch, tracked, sequence: state.sequence, latest: state.latest, ..State::default() };
+    }
+
+    /// Removes a row without a trace, as who deletes in a database behind the service's back. For tests.
+    pub fn lose(&self, id: &str) {
+        let mut state = self.state();
+        if let Some(row) = state.rows.remove(id) {
+            state.by_sequence.remove(&row.sequence);
+        }
+    }
+
+    /// Everything as it is now. For tests.
+    #[must_use]
+    pub fn snapshot(&self) -> MemorySnapshot {
+        MemorySnapshot(self.state().clone())
+    }
+
+    /// Goes back to a snapshot, as a service that is restored from a backup: rows, versions and keys that came later are
+    /// lost, and there is another epoch. For tests.
+    pub fn restore(&self, snapshot: &MemorySnapshot) {
+        *self.state() = State { epoch: random_key(&*self.clock), ..snapshot.0.clone() };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -159,6 +200,8 @@ impl MemoryRepository {
         let row = Row { id: Arc::clone(id), record, sequence: state.sequence };
         if let Some(before) = state.rows.insert(Arc::clone(id), row.clone()) {
             state.by_sequence.remove(&before.sequence);
+            let departure = Departure::of(&state.tracked, &before, Some(&row.record));
+            state.departures.extend(departure.map(|departure| (row.sequence, (time, departure))));
         }
         state.by_sequence.insert(row.sequence, (time, Arc::clone(id)));
         row
@@ -187,6 +230,80 @@ impl MemoryRepository {
 }
 
 impl State {
+    fn remove(&mut self, row: &Row, now: Timestamp) {
+        self.rows.remove(&row.id);
+        self.by_sequence.remove(&row.sequence);
+        let time = monotone(now, self.latest);
+        self.latest = Some(time);
+        self.sequence += 1;
+        let departure = Departure::of(&self.tracked, row, None);
+        self.departures.extend(departure.map(|departure| (self.sequence, (time, departure))));
+    }
+
+    fn forget(&mut self, forget: &Forget) {
+        if forget.tombstones {
+            let behind = (Bound::Excluded(self.swept), Bound::Unbounded);
+            let next: Vec<(u64, Timestamp, Arc<str>)> = self
+                .by_sequence
+                .range(behind)
+                .take(FORGOTTEN)
+                .map(|(at, (time, id))| (*at, *time, id.clone()))
+                .collect();
+            for (sequence, _, id) in next.into_iter().take_while(|(_, time, _)| *time < forget.before) {
+                self.swept = sequence;
+                if self.rows.get(&id).is_some_and(|row| row.record.deleted) {
+                    self.rows.remove(&id);
+                    self.by_sequence.remove(&sequence);
+                    self.forgotten = self.forgotten.max(sequence);
+                }
+            }
+        }
+        for _ in 0..FORGOTTEN {
+            match self.departures.first_entry() {
+                Some(oldest) if oldest.get().0 < forget.before => {
+                    self.forgotten = self.forgotten.max(*oldest.key());
+                    oldest.remove();
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// The next sequence behind one at which something happened.
+    fn next(&self, behind: u64) -> Option<Place> {
+        let range = (Bound::Excluded(behind), Bound::Unbounded);
+        let changed = self.by_sequence.range(range).next().map(|(sequence, (time, _))| (*sequence, *time));
+        let departed = self.departures.range(range).next().map(|(sequence, (time, _))| (*sequence, *time));
+        let (sequence, updated_at) = match (changed, departed) {
+            (Some(changed), Some(departed)) => changed.min(departed),
+            (changed, departed) => changed.or(departed)?,
+        };
+        Some(Place { updated_at, sequence })
+    }
+
+    fn page(&self, query: &ChangesQuery, shown: impl Fn(&Row) -> Row) -> Result<Changes, QueryError> {
+        let mut walk = Walk::new(query, self.sequence, self.forgotten);
+        let mut behind = query.since.map_or(0, |place| place.sequence);
+        while let Some(place) = self.next(behind)
+            && !walk.ends()
+        {
+            walk.to(place);
+            behind = place.sequence;
+            let changed = self.by_sequence.get(&behind).and_then(|(_, id)| self.rows.get(id));
+            if let Some(row) = changed
+                && !walk.changed(shown(row))?
+            {
+                break;
+            }
+            if let Some((_, departure)) = self.departures.get(&behind)
+                && walk.concerns(departure)?
+            {
+                walk.departed(departure.clone(), self.rows.get(&departure.id))?;
+            }
+        }
+        Ok(walk.page())
+    }
+
     fn remember(&mut self, key: Option<Idempotency>, row: &Row, now: Timestamp) {
         let Some(Idempotency { caller, key, request, status }) = key else { return };
         let oldest = now.checked_sub(KEYS_KEPT).unwrap_or(Timestamp::MIN);
@@ -205,7 +322,7 @@ impl State {
 #[async_trait]
 impl Repository for MemoryRepository {
     async fn epoch(&self) -> Result<Uuid, RepositoryError> {
-        Ok(self.epoch)
+        Ok(self.state().epoch)
     }
 
     async fn read(&self, id: &str) -> Result<Option<Row>, RepositoryError> {
@@ -228,30 +345,10 @@ impl Repository for MemoryRepository {
         Ok(Selection { rows: page.rows, more, total })
     }
 
-    async fn changes(
-        &self,
-        since: Option<Place>,
-        evaluator: Evaluator,
-        limit: usize,
-    ) -> Result<Changes, RepositoryError> {
-        let state = self.state();
-        let from = since.map_or(Bound::Unbounded, |place| Bound::Excluded(place.sequence));
-        let mut changes = Changes { rows: Vec::new(), place: since, more: false };
-        let mut page = Page::new(limit);
-        for (looked_at, (sequence, (time, id))) in state.by_sequence.range((from, Bound::Unbounded)).enumerate() {
-            let matches = |row: &&Row| evaluator.evaluate(&row.id, &row.record).map(|key| key.is_some());
-            let row = match state.rows.get(id) {
-                Some(row) if matches(&row).map_err(RepositoryError::new)? => Some(self.shown(row)),
-                _ => None,
-            };
-            if looked_at == ROWS_A_PAGE || row.is_some_and(|row| !page.take(row)) {
-                changes.more = true;
-                break;
-            }
-            changes.place = Some(Place { updated_at: *time, sequence: *sequence });
-        }
-        changes.rows = page.rows;
-        Ok(changes)
+    async fn changes(&self, query: ChangesQuery) -> Result<Changes, RepositoryError> {
+        let mut state = self.state();
+        state.tracked.extend(query.view.iter().flat_map(|view| view.fields.iter().cloned()));
+        state.page(&query, |row| self.shown(row)).map_err(RepositoryError::new)
     }
 
     async fn write(&self, change: Change) -> Result<WriteOutcome, RepositoryError> {
@@ -269,12 +366,14 @@ impl Repository for MemoryRepository {
                 self.shown(&row)
             }
             Judged::Remove(gone) => {
-                state.rows.remove(&change.id);
-                state.by_sequence.remove(&gone.sequence);
+                state.remove(&gone, change.now);
                 gone
             }
         };
         state.remember(change.key, &row, change.now);
+        if let Some(forget) = &change.forget {
+            state.forget(forget);
+        }
         Ok(WriteOutcome::Done(row))
     }
 

@@ -1,6 +1,6 @@
 //! Where a table's rows are kept.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use datasync_core::{
@@ -12,8 +12,10 @@ use uuid::Uuid;
 
 /// How long an idempotency key is remembered, at least.
 pub const KEYS_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// How many rows a page of changes looks at, at most: a filter that matches few rows costs bounded work.
-pub(crate) const ROWS_A_PAGE: usize = 20_000;
+
+/// How many entries of the past a change looks at that may be forgotten. More than the one that it adds, so that what is
+/// old never gathers.
+pub(crate) const FORGOTTEN: usize = 4;
 
 /// How long the bodies of a page's rows are together, at most, in bytes; a longer row is a page of its own.
 const BYTES_A_PAGE: usize = 8 * 1024 * 1024;
@@ -104,6 +106,18 @@ pub struct Change {
     pub now: Timestamp,
     /// The key, if the request has one.
     pub key: Option<Idempotency>,
+    /// What may be forgotten in the same commit; nothing if it is `None`.
+    pub forget: Option<Forget>,
+}
+
+/// What of the past may be forgotten. A change forgets a few things, so that it costs bounded work and the past does not
+/// grow for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forget {
+    /// What lies before this.
+    pub before: Timestamp,
+    /// Whether rows that are marked as deleted are removed then; departures always are.
+    pub tombstones: bool,
 }
 
 /// What became of a change.
@@ -152,15 +166,56 @@ pub struct Place {
     pub sequence: u64,
 }
 
+/// The rows that a caller sees.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The condition, made ready.
+    pub evaluator: Evaluator,
+    /// The fields that it looks at, as they are spelled in a stored row.
+    pub fields: BTreeSet<String>,
+}
+
+/// Which changes are wanted.
+#[derive(Clone, Debug)]
+pub struct ChangesQuery {
+    /// The place that they lie behind; `None` for all.
+    pub since: Option<Place>,
+    /// The sequence up to which no row is let go: the caller held nothing then.
+    pub begun: u64,
+    /// The filter, within the view.
+    pub evaluator: Evaluator,
+    /// The view; `None` if the caller sees everything.
+    pub view: Option<View>,
+    /// How many rows, at most.
+    pub limit: usize,
+}
+
+/// A row that has changed and is no longer wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// The row.
+    pub id: Arc<str>,
+    /// Its version, if the caller sees it.
+    pub version: Option<String>,
+    /// Whether it is marked as deleted, or was removed.
+    pub deleted: bool,
+}
+
 /// The rows that were changed behind a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changes {
     /// The rows that match, in the order of their sequence, deleted ones included.
     pub rows: Vec<Row>,
+    /// Rows that were perhaps wanted before and are not now. None of them was never in the caller's view.
+    pub left: Vec<Left>,
     /// Up to where the table was looked at; `None` if it has never had a row.
     pub place: Option<Place>,
     /// Whether there may be more before the safe horizon.
     pub more: bool,
+    /// The greatest sequence given when the page was read.
+    pub horizon: u64,
+    /// The greatest sequence of what was forgotten; 0 if nothing was.
+    pub forgotten: u64,
 }
 
 /// A repository failed. What is inside is for the operator, and never sent to a client.
@@ -194,6 +249,9 @@ impl std::error::Error for RepositoryError {
 ///   `now` cut to milliseconds and the greatest time given so far.
 /// - A change is one commit with the trace of its idempotency key, which is kept for [`KEYS_KEPT`] or longer. A key of the
 ///   same caller that is there already wins over everything else: nothing is done.
+/// - A removal takes a sequence too. It leaves a *departure*, and so does a change of a field that is tracked: what the
+///   row was before, as far as tracked fields tell. A departure is in the commit of its change.
+/// - Rows that are marked as deleted, and departures, are forgotten by changes that say so, the oldest first.
 /// - What a write has answered survives a crash, if the repository is durable at all.
 /// - A page may hold fewer rows than wanted, at least one if there is one; `more` then says so. The repositories of this
 ///   crate end one at 8 MiB of bodies, so that neither side needs memory without bound.
@@ -208,14 +266,9 @@ pub trait Repository: fmt::Debug + Send + Sync + 'static {
     /// The rows that match, in the order of the query: as many as are wanted, or fewer if they would be long together.
     async fn query(&self, query: RowQuery) -> Result<Selection, RepositoryError>;
 
-    /// At most `limit` rows that match and were changed behind a place, none beyond the safe horizon; fewer if they would
-    /// be long together.
-    async fn changes(
-        &self,
-        since: Option<Place>,
-        evaluator: Evaluator,
-        limit: usize,
-    ) -> Result<Changes, RepositoryError>;
+    /// Rows that were changed behind a place, none beyond the safe horizon: as many as are wanted, or fewer if they would be
+    /// long together. The fields of the view are tracked from before the rows are read on, for good.
+    async fn changes(&self, query: ChangesQuery) -> Result<Changes, RepositoryError>;
 
     /// Makes a change.
     async fn write(&self, change: Change) -> Result<WriteOutcome, RepositoryError>;

@@ -15,15 +15,20 @@ use datasync_core::{
     clock::{Clock, SystemClock},
     query::Dialect,
 };
+use jiff::SignedDuration;
 use serde_json::json;
 use tower_http::{
     CompressionLevel,
-    compression::{CompressionLayer, predicate::SizeAbove},
+    compression::{
+        CompressionLayer, Predicate,
+        predicate::{NotForContentType, SizeAbove},
+    },
     decompression::RequestDecompressionLayer,
 };
 
 use crate::{
     handlers::{self, MOST_OPERATIONS, Request},
+    listeners::{self, Hub, Listeners},
     options::{ServiceConfigError, TableOptions},
     repository::{KEYS_KEPT, Repository},
 };
@@ -46,6 +51,7 @@ impl DatasyncService {
             tables: Vec::new(),
             clock: Arc::new(SystemClock),
             max_body: 1024 * 1024,
+            tombstone_days: 90,
             extensions: true,
             dialect: Dialect::Toolkit,
         }
@@ -60,10 +66,15 @@ pub(crate) struct Table {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) extensions: bool,
     pub(crate) dialect: Dialect,
+    /// For how long it is remembered what was deleted.
+    pub(crate) remembered: SignedDuration,
+    /// Where those who listen are told of changes, and at which place of the service's tables.
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) place: usize,
 }
 
 /// The tables, each with its path from the root.
-type Tables = Arc<[(String, Arc<Table>)]>;
+pub(crate) type Tables = Arc<[(String, Arc<Table>)]>;
 
 /// Builds the router of a service.
 #[derive(Debug)]
@@ -72,6 +83,7 @@ pub struct ServiceBuilder {
     tables: Vec<(TableOptions, Arc<dyn Repository>)>,
     clock: Arc<dyn Clock>,
     max_body: usize,
+    tombstone_days: u16,
     extensions: bool,
     dialect: Dialect,
 }
@@ -95,8 +107,17 @@ impl ServiceBuilder {
         self
     }
 
-    /// Whether the service does what the originals do not: capabilities, delta pages, batches, idempotency keys and
-    /// compressed requests (`docs/wire-extensions.md`). Yes by default; without them it is what an original is.
+    /// For how many days it is remembered what was deleted; 90 by default, at least 1. Later changes forget what is older:
+    /// rows that are marked as deleted, too. A device that was away for longer begins its pulls again. Without
+    /// [`extensions`](ServiceBuilder::extensions) nothing is forgotten.
+    pub fn tombstone_days(mut self, days: u16) -> ServiceBuilder {
+        self.tombstone_days = days;
+        self
+    }
+
+    /// Whether the service does what the originals do not: capabilities, delta pages, batches, idempotency keys, change
+    /// notifications and compressed requests (`docs/wire-extensions.md`). Yes by default; without them it is what an
+    /// original is.
     pub fn extensions(mut self, extensions: bool) -> ServiceBuilder {
         self.extensions = extensions;
         self
@@ -113,11 +134,17 @@ impl ServiceBuilder {
     ///
     /// # Errors
     ///
-    /// No table, two at one path, a path that is none, a schema without an id, or limits out of range.
+    /// No table, two at one path, a path that is none or one of the service's own, a schema without an id, or limits out
+    /// of range.
     pub fn build(self) -> Result<Router, ServiceConfigError> {
         if self.tables.is_empty() {
             return Err(ServiceConfigError("the service has no table".to_owned()));
         }
+        if self.tombstone_days == 0 {
+            return Err(ServiceConfigError("tombstones must be kept for at least 1 day".to_owned()));
+        }
+        let remembered = SignedDuration::from_hours(i64::from(self.tombstone_days) * 24);
+        let hub = Hub::new(self.tables.len());
         let mut router = Router::new();
         let mut tables: Vec<(String, Arc<Table>)> = Vec::new();
         for (options, repository) in self.tables {
@@ -126,8 +153,12 @@ impl ServiceBuilder {
             if tables.iter().any(|(known, _)| *known == path) {
                 return Err(ServiceConfigError(format!("two tables are at `{path}`")));
             }
+            if self.extensions && [CAPABILITIES, listeners::PATH].contains(&path.as_str()) {
+                return Err(ServiceConfigError(format!("`{path}` is the service's own: put the table elsewhere")));
+            }
             let (clock, extensions, dialect) = (Arc::clone(&self.clock), self.extensions, self.dialect);
-            let table = Arc::new(Table { options, repository, clock, extensions, dialect });
+            let (hub, place) = (Arc::clone(&hub), tables.len());
+            let table = Arc::new(Table { options, repository, clock, extensions, dialect, remembered, hub, place });
             let routes = Router::new()
                 .route(&path, any(of_table))
                 .route(&format!("{path}/"), any(of_table))
@@ -140,21 +171,25 @@ impl ServiceBuilder {
             let capabilities = json!({
                 "version": 1,
                 "delta": true,
+                "tombstoneDays": self.tombstone_days,
                 "keyDays": KEYS_KEPT.as_hours() / 24,
                 "batch": { "operations": MOST_OPERATIONS, "bytes": self.max_body },
+                "changes": true,
                 "gzip": true,
             });
             let tables: Tables = tables.into();
+            let listeners = Listeners { tables: Arc::clone(&tables), hub, clock: Arc::clone(&self.clock) };
             router = router
                 .route(CAPABILITIES, get(async move || crate::error::json(StatusCode::OK, &capabilities)))
                 .route(BATCH, post(of_batch).with_state(tables))
+                .route(listeners::PATH, get(listeners::listen).with_state(listeners))
                 .layer(DefaultBodyLimit::max(self.max_body))
                 .layer(RequestDecompressionLayer::new().no_br().no_deflate().no_zstd());
         }
         let compression = CompressionLayer::new().quality(CompressionLevel::Fastest);
         Ok(router
             .layer(DefaultBodyLimit::max(self.max_body))
-            .layer(compression.compress_when(SizeAbove::new(COMPRESSED_FROM)))
+            .layer(compression.compress_when(SizeAbove::new(COMPRESSED_FROM).and(NotForContentType::SSE)))
             .layer(map_response_with_state(self.clock, dated)))
     }
 }

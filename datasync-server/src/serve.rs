@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -15,6 +15,8 @@ use tokio::{
     task::JoinHandle,
 };
 use tower_http::timeout::RequestBodyTimeoutLayer;
+
+use crate::listeners::Stopping;
 
 /// What one client may take from the others.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +44,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct DatasyncServer {
     address: SocketAddr,
     end: Option<oneshot::Sender<()>>,
+    stopping: Option<watch::Sender<()>>,
     task: JoinHandle<Connections>,
 }
 
@@ -66,9 +69,11 @@ impl DatasyncServer {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (end, ended) = oneshot::channel::<()>();
-        let router = router.layer(RequestBodyTimeoutLayer::new(limits.body));
+        let stopping = watch::Sender::new(());
+        let stops = Extension(Stopping(stopping.subscribe()));
+        let router = router.layer(RequestBodyTimeoutLayer::new(limits.body)).layer(stops);
         let task = tokio::spawn(accept(listener, router, limits, ended));
-        Ok(DatasyncServer { address, end: Some(end), task })
+        Ok(DatasyncServer { address, end: Some(end), stopping: Some(stopping), task })
     }
 
     /// Where it listens.
@@ -77,9 +82,11 @@ impl DatasyncServer {
         self.address
     }
 
-    /// Listens no more, answers the requests under way for as long as `patience`, and closes every connection.
+    /// Listens no more, ends the streams of changes, answers the requests under way for as long as `patience`, and closes
+    /// every connection.
     pub async fn stop(mut self, patience: Duration) {
         self.end.take();
+        self.stopping.take();
         let Ok(connections) = self.task.await else { return };
         // What is not answered in time is closed with `connections.close`.
         let _ = tokio::time::timeout(patience, connections.graceful.shutdown()).await;

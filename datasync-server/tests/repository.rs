@@ -13,7 +13,8 @@ use datasync_core::{
     schema::{FieldKind, FieldSchema, TableSchema},
 };
 use datasync_server::{
-    Action, Change, Idempotency, MemoryRepository, Place, RedbDatabase, Repository, RowQuery, WriteOutcome,
+    Action, Change, ChangesQuery, Forget, Idempotency, MemoryRepository, Place, RedbDatabase, Repository, RowQuery,
+    View, WriteOutcome,
 };
 use futures::{FutureExt, executor::block_on, future::BoxFuture, future::join_all};
 use jiff::Timestamp;
@@ -54,7 +55,7 @@ fn change(id: &str, n: u64, action: fn(Record) -> Action, now: i64) -> Change {
     let body = Body::from(format!(r#"{{"id":"{id}","n":{n}}}"#).into_bytes());
     let record = Record { body, version: None, updated_at: None, deleted: n % 7 == 3 };
     let now = Timestamp::from_millisecond(now).unwrap();
-    Change { id: id.into(), action: action(record), expected: None, now, key: None }
+    Change { id: id.into(), action: action(record), expected: None, now, key: None, forget: None }
 }
 
 fn query(text: &str, include_deleted: bool, limit: usize) -> RowQuery {
@@ -87,14 +88,19 @@ async fn everything(repository: &dyn Repository, latest: i64) -> String {
             all += &format!("{text} {found:?}\n");
         }
     }
-    let mut place: Option<Place> = None;
-    loop {
-        let evaluator = query("$filter=n lt 60", true, 0).evaluator;
-        let found = repository.changes(place, evaluator, 4).await.unwrap();
-        all += &format!("{found:?}\n");
-        place = found.place;
-        if !found.more {
-            break;
+    for (view, begun) in [(None, 0), (Some("$filter=n gt 20"), 0), (Some("$filter=n lt 90 and deleted eq false"), 90)] {
+        let fields = ["n", "deleted"].into_iter().map(str::to_owned).collect();
+        let view = view.map(|view| View { evaluator: query(view, true, 0).evaluator, fields });
+        let mut since: Option<Place> = None;
+        loop {
+            let evaluator = query("$filter=n lt 60 and n gt 20", true, 0).evaluator;
+            let wanted = ChangesQuery { since, begun, evaluator, view: view.clone(), limit: 4 };
+            let found = repository.changes(wanted).await.unwrap();
+            all += &format!("{found:?}\n");
+            since = found.place;
+            if !found.more {
+                break;
+            }
         }
     }
     for n in 0..12 {
@@ -132,6 +138,10 @@ fn the_file_answers_as_the_memory_does() {
                 let there = memory.read(&id).await.unwrap();
                 let version = there.and_then(|row| row.record.version).filter(|_| pick.is_multiple_of(2));
                 change.expected = Some(version.unwrap_or_else(|| "other".to_owned()));
+            }
+            if pick % 4 != 1 {
+                let before = Timestamp::from_millisecond(now - 100).unwrap();
+                change.forget = Some(Forget { before, tombstones: pick % 4 == 2 });
             }
             let (one, other) = (memory.write(change.clone()).await.unwrap(), file.write(change).await.unwrap());
             assert_eq!(one, other, "{turn}");

@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use datasync_core::{
     clock::Clock,
     transport::{
-        Capabilities, Page, PageRequest, PushOperation, PushOutcome, RowRequest, ServiceRow, Transport, TransportError,
-        TransportErrorKind,
+        Capabilities, ChangeNotice, Page, PageRequest, PushOperation, PushOutcome, RowRequest, ServiceRow, Transport,
+        TransportError, TransportErrorKind,
     },
 };
-
+use futures::stream::BoxStream;
 use jiff::SignedDuration;
 
 use crate::faults::{Faults, Told, make};
@@ -81,6 +81,10 @@ impl<T: Transport> Transport for FaultTransport<T> {
 
     fn clock_offset(&self) -> Option<SignedDuration> {
         self.inner.clock_offset()
+    }
+
+    fn changes(&self, account: Arc<str>) -> BoxStream<'static, Result<ChangeNotice, TransportError>> {
+        self.inner.changes(account)
     }
 
     async fn push(&self, operations: &[PushOperation]) -> Vec<PushOutcome> {

@@ -21,9 +21,10 @@ use datasync_core::{
     store::Store,
 };
 use datasync_derive::SyncEntity;
-use datasync_http::{Exchange, ExchangeError, ExchangeErrorKind, HttpRequest, HttpResponse, HttpTransport};
+use datasync_http::{Exchange, ExchangeError, ExchangeErrorKind, HttpRequest, HttpResponse, HttpStream, HttpTransport};
 pub use datasync_redb::RedbStore;
 use datasync_server::{DatasyncService, MemoryRepository, Repository, Stamping, TableOptions};
+use futures::{StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tower::ServiceExt;
@@ -241,9 +242,9 @@ impl RouterExchange {
     }
 }
 
-#[async_trait]
-impl Exchange for RouterExchange {
-    async fn send(&self, request: HttpRequest, max_body: usize) -> Result<HttpResponse, ExchangeError> {
+impl RouterExchange {
+    /// The head of the answer, its body, and whether the script loses it.
+    async fn begin(&self, request: HttpRequest) -> Result<(HttpResponse, Body, Fault), ExchangeError> {
         self.requests.fetch_add(1, Ordering::SeqCst);
         if let Some(hook) = &mut *self.before.lock().expect("no test panicked") {
             hook(&request);
@@ -252,7 +253,9 @@ impl Exchange for RouterExchange {
         match fault {
             Fault::Lost => return Err(ExchangeError::new(ExchangeErrorKind::Interrupted)),
             Fault::Refused => return Err(ExchangeError::new(ExchangeErrorKind::Connect)),
-            Fault::Status(status) => return Ok(HttpResponse { status, headers: Vec::new(), body: Vec::new() }),
+            Fault::Status(status) => {
+                return Ok((HttpResponse { status, headers: Vec::new(), body: Vec::new() }, Body::empty(), fault));
+            }
             Fault::None | Fault::AnswerLost => {}
         }
         let path = &request.url[url::Position::BeforePath..url::Position::AfterQuery];
@@ -266,14 +269,32 @@ impl Exchange for RouterExchange {
         let headers = response.headers().iter();
         let headers =
             headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned())).collect();
-        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a router's body is whole");
-        if body.len() > max_body {
-            return Err(ExchangeError::new(ExchangeErrorKind::TooLarge));
+        Ok((HttpResponse { status, headers, body: Vec::new() }, response.into_body(), fault))
+    }
+}
+
+#[async_trait]
+impl Exchange for RouterExchange {
+    async fn send(&self, request: HttpRequest, max_body: usize) -> Result<HttpResponse, ExchangeError> {
+        let (mut response, body, fault) = self.begin(request).await?;
+        response.body = axum::body::to_bytes(body, usize::MAX).await.expect("a router's body is whole").to_vec();
+        match fault {
+            _ if response.body.len() > max_body => Err(ExchangeError::new(ExchangeErrorKind::TooLarge)),
+            Fault::AnswerLost => Err(ExchangeError::new(ExchangeErrorKind::Interrupted)),
+            _ => Ok(response),
         }
-        if fault == Fault::AnswerLost {
-            return Err(ExchangeError::new(ExchangeErrorKind::Interrupted));
+    }
+
+    async fn stream(&self, request: HttpRequest) -> Result<HttpStream, ExchangeError> {
+        let (head, body, fault) = self.begin(request).await?;
+        let lost = |_| ExchangeError::new(ExchangeErrorKind::Interrupted);
+        match fault {
+            Fault::AnswerLost => Err(lost(())),
+            _ => {
+                let pieces = body.into_data_stream().map_ok(Into::into).map_err(move |_| lost(()));
+                Ok(HttpStream { head, body: pieces.boxed() })
+            }
         }
-        Ok(HttpResponse { status, headers, body: body.to_vec() })
     }
 }
 

@@ -16,14 +16,13 @@ use datasync_core::{
     error::ErrorKind,
     events::{EventStream, SyncEvent},
     memory::MemoryStore,
-    query::Evaluator,
     store::{DeltaToken, ScopeKey, Store},
 };
 use datasync_http::HttpTransport;
 use datasync_redb::RedbStore;
 use datasync_server::{
-    Change, Changes, DatasyncServer, Effect, MemoryRepository, Place, Repository, RepositoryError, Row, RowQuery,
-    Selection, Stamping, WriteOutcome,
+    Change, Changes, ChangesQuery, DatasyncServer, Effect, MemoryRepository, Repository, RepositoryError, Row,
+    RowQuery, Selection, Stamping, WriteOutcome,
 };
 use datasync_testkit::{HostileProxy, Trouble};
 use datasync_tests::{Note, Wire, local_rows, note_of, service, service_of, service_rows, stampings};
@@ -284,13 +283,8 @@ impl Repository for Poisoned {
         self.0.query(query).await
     }
 
-    async fn changes(
-        &self,
-        since: Option<Place>,
-        evaluator: Evaluator,
-        limit: usize,
-    ) -> Result<Changes, RepositoryError> {
-        self.0.changes(since, evaluator, limit).await
+    async fn changes(&self, query: ChangesQuery) -> Result<Changes, RepositoryError> {
+        self.0.changes(query).await
     }
 
     async fn write(&self, change: Change) -> Result<WriteOutcome, RepositoryError> {

@@ -18,7 +18,7 @@ use datasync_core::{
     store::Store,
     transport::Transport,
 };
-use datasync_http::{Exchange, ExchangeError, HttpRequest, HttpResponse, HttpTransport, Method};
+use datasync_http::{Exchange, ExchangeError, HttpRequest, HttpResponse, HttpStream, HttpTransport, Method};
 use datasync_redb::RedbStore;
 use datasync_server::{DatasyncServer, MemoryRepository};
 use datasync_tests::{Fault, Note, RouterExchange, Wire, local_rows, note_of, service, service_rows};
@@ -64,6 +64,10 @@ impl Exchange for Meanwhile {
             }
         }
         answer
+    }
+
+    async fn stream(&self, request: HttpRequest) -> Result<HttpStream, ExchangeError> {
+        self.inner.stream(request).await
     }
 }
 

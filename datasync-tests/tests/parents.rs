@@ -298,7 +298,7 @@ async fn i08_children_of_a_parent_that_the_service_deleted_wait_for_somebody(sto
     let mut gone = world.rows[0].read("l").await.unwrap().unwrap();
     gone.record.deleted = true;
     let action = Action::Replace(gone.record);
-    let change = Change { id: "l".into(), action, expected: None, now: Timestamp::now(), key: None };
+    let change = Change { id: "l".into(), action, expected: None, now: Timestamp::now(), key: None, forget: None };
     world.rows[0].write(change).await.unwrap();
     world.lists.pull_items(world.lists.query()).await.unwrap();
     assert!(world.lists.get("l").await.unwrap().is_none());

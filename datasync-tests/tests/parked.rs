@@ -91,7 +91,7 @@ impl World {
         let there = self.rows.read(id).await.unwrap().is_some();
         let action = if there { Action::Replace(record) } else { Action::Create(record) };
         let now = jiff::Timestamp::UNIX_EPOCH;
-        self.rows.write(Change { id: id.into(), action, expected: None, now, key: None }).await.unwrap();
+        self.rows.write(Change { id: id.into(), action, expected: None, now, key: None, forget: None }).await.unwrap();
     }
 
     fn sent(&self) -> Vec<(Method, String, Vec<u8>)> {

@@ -66,7 +66,7 @@ fn write(rows: &MemoryRepository, clock: &StillClock, (id, record): (String, Rec
         // Services that keep times to 100 ns give no two rows the same one.
         let nanos = i128::from(clock.random() % 9_999) * 100;
         let now = Timestamp::from_nanosecond(clock.now().as_nanosecond() + nanos).unwrap();
-        rows.write(Change { id: id.into(), action, expected: None, now, key: None }).await.unwrap();
+        rows.write(Change { id: id.into(), action, expected: None, now, key: None, forget: None }).await.unwrap();
     });
 }
 
@@ -298,6 +298,13 @@ impl datasync_http::Exchange for Crossing {
             table.push_items().await.unwrap();
         }
         answer
+    }
+
+    async fn stream(
+        &self,
+        request: datasync_http::HttpRequest,
+    ) -> Result<datasync_http::HttpStream, datasync_http::ExchangeError> {
+        self.inner.stream(request).await
     }
 }
 

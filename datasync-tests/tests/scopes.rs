@@ -14,12 +14,11 @@ use datasync_core::{
     report::VerifyReport,
     store::Store,
 };
-use datasync_server::{Action, Change, MemoryRepository, Repository};
+use datasync_server::MemoryRepository;
 use datasync_tests::{
     Fault, MemoryStore, Note, RouterExchange, Wire, client, client_over, local_rows, note_of, notes, service,
     service_rows,
 };
-use jiff::Timestamp;
 
 datasync_tests::on_both_stores! {
     a_changed_filter_lets_the_rows_of_the_old_one_go
@@ -43,12 +42,6 @@ async fn filled(count: i64, exchange: &RouterExchange) -> DatasyncClient {
 /// The rows below a rank, under one query id.
 fn below(rank: i64) -> PullOptions<Note> {
     PullOptions::default().query(Query::<Note>::new().filter(|note| note.rank.lt(rank))).query_id("low")
-}
-
-/// A row goes without a trace, as it does where rows are not soft-deleted.
-async fn vanish(rows: &MemoryRepository, id: &str) {
-    let change = Change { id: id.into(), action: Action::Remove, expected: None, now: Timestamp::now(), key: None };
-    rows.write(change).await.unwrap();
 }
 
 async fn a_changed_filter_lets_the_rows_of_the_old_one_go(store: impl Store, wire: Wire) {
@@ -108,10 +101,10 @@ async fn verify_finds_what_no_page_tells(store: impl Store, wire: Wire) {
     let table = notes(&client);
     table.pull_items(table.query()).await.unwrap();
     for id in ["003", "017", "029"] {
-        vanish(&rows, id).await;
+        rows.lose(id);
     }
     table.pull_items(table.query()).await.unwrap();
-    assert_eq!(table.count().await.unwrap(), 30, "no page tells of a hard deletion");
+    assert_eq!(table.count().await.unwrap(), 30, "no page tells of what the service was not told");
     notes(&other).replace(Note { rank: 5, ..note_of("005", "changed") }).await.unwrap();
     notes(&other).insert(note_of("new", "new")).await.unwrap();
     notes(&other).push_items().await.unwrap();
@@ -135,7 +128,7 @@ async fn verify_leaves_alone_what_is_queued_or_moves(store: impl Store, wire: Wi
     table.replace(note_of("001", "mine")).await.unwrap();
     table.delete("002").await.unwrap();
     for id in ["001", "002", "003"] {
-        vanish(&rows, id).await;
+        rows.lose(id);
     }
     let report: VerifyReport = table.verify_items(table.query()).await.unwrap();
     assert_eq!((report.removed, report.updated), (1, 0));
@@ -167,7 +160,7 @@ async fn i27_an_old_scope_is_pulled_again_and_checked(store: impl Store, wire: W
     let client = client_over(store, exchange.clone()).config(config).clock(clock.clone()).build().await.unwrap();
     let table = notes(&client);
     table.pull_items(table.query()).await.unwrap();
-    vanish(&rows, "003").await;
+    rows.lose("003");
     table.pull_items(table.query()).await.unwrap();
     assert_eq!(table.count().await.unwrap(), 5);
     clock.advance(Duration::from_secs(61));

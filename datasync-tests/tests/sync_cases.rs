@@ -68,7 +68,14 @@ async fn push_with(world: &World, op: OperationKind, response: &str) -> Pushed {
             let there = world.rows.read("a").await.unwrap().unwrap();
             let record = datasync_core::row::Record { deleted: true, ..there.record };
             let now = jiff::Timestamp::UNIX_EPOCH;
-            let change = Change { id: "a".into(), action: Action::Replace(record), expected: None, now, key: None };
+            let change = Change {
+                id: "a".into(),
+                action: Action::Replace(record),
+                expected: None,
+                now,
+                key: None,
+                forget: None,
+            };
             world.rows.write(change).await.unwrap();
         }
         ("network error / timeout" | "network error" | "timeout", _) => {
@@ -187,7 +194,14 @@ async fn conflicts_are_resolved_as_in_ct_but_never_without_a_version(wire: Wire)
                 // A third write before each attempt.
                 let record = futures::executor::block_on(rows.read("a")).unwrap().unwrap().record;
                 let now = jiff::Timestamp::UNIX_EPOCH;
-                let change = Change { id: "a".into(), action: Action::Replace(record), expected: None, now, key: None };
+                let change = Change {
+                    id: "a".into(),
+                    action: Action::Replace(record),
+                    expected: None,
+                    now,
+                    key: None,
+                    forget: None,
+                };
                 futures::executor::block_on(rows.write(change)).unwrap();
             }
         });

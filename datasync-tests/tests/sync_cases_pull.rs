@@ -173,7 +173,7 @@ async fn pulls_do_what_those_of_ct_do(wire: Wire) {
                 let there = world.rows.read("row-07").await.unwrap().unwrap();
                 let record = datasync_core::row::Record { deleted: true, ..there.record };
                 let (action, now) = (Action::Replace(record), jiff::Timestamp::UNIX_EPOCH);
-                let change = Change { id: "row-07".into(), action, expected: None, now, key: None };
+                let change = Change { id: "row-07".into(), action, expected: None, now, key: None, forget: None };
                 world.rows.write(change).await.unwrap();
                 let report = world.table.pull_items(world.table.query()).await.unwrap();
                 assert_eq!((report.inserted, report.removed), (19, 0), "a deleted row that was never here is no row");

@@ -290,9 +290,15 @@ impl Run {
         for row in page.rows {
             copies.insert(row.id, ServiceCopy::Found(row.record));
         }
-        let mut left: BTreeSet<Arc<str>> = page.stubs.into_iter().map(|stub| stub.id).collect();
-        // A row that is in the page too has come back since it left, or leaves again with a later page.
-        left.retain(|id| !copies.contains_key(id));
+        let mut left = BTreeSet::new();
+        for stub in page.stubs {
+            // A row that is in the page too has come back since it left, or leaves again with a later page.
+            match copies.contains_key(&stub.id) {
+                true => {}
+                false if stub.removed => _ = copies.insert(stub.id, ServiceCopy::Absent),
+                false => _ = left.insert(stub.id),
+            }
+        }
         let page_request = Arc::new(request);
         let token = page.token.or_else(|| expected.clone());
         loop {

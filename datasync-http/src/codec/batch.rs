@@ -31,7 +31,7 @@ struct Operation<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     include_deleted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<&'a RawValue>,
+    body: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -60,9 +60,9 @@ fn one<'a>(endpoints: &Endpoints, operation: &'a PushOperation) -> Option<Operat
     // What could not be sent alone is refused alone.
     let alone = request::change(endpoints, operation).ok()?;
     let path = alone.url.path().strip_prefix(endpoints.base().path())?.to_owned();
-    let body = match &operation.body {
-        Some(body) => Some(serde_json::from_slice(body.as_bytes()).ok()?),
-        None => None,
+    let body = match alone.body.as_slice() {
+        [] => None,
+        body => Some(serde_json::from_slice(body).ok()?),
     };
     Some(Operation {
         method: alone.method.as_str(),

@@ -19,6 +19,8 @@ pub(crate) struct Extensions {
     pub(crate) batch: Option<BatchLimits>,
     /// Whether idempotency keys are remembered.
     pub(crate) keys: bool,
+    /// Whether it tells of changes.
+    pub(crate) changes: bool,
     /// Whether requests may be compressed.
     pub(crate) gzip: bool,
     /// Whether it was the service that said so, and not perhaps a network that wants a sign-in.
@@ -43,6 +45,8 @@ struct Document {
     #[serde(default)]
     key_days: u32,
     #[serde(default)]
+    changes: bool,
+    #[serde(default)]
     gzip: bool,
 }
 
@@ -59,6 +63,7 @@ pub(crate) fn read(response: &HttpResponse) -> Result<Extensions, TransportError
                 delta: document.delta,
                 batch: document.batch.filter(|limits| limits.operations > 1),
                 keys: document.key_days > 0,
+                changes: document.changes,
                 gzip: document.gzip,
                 certain: true,
             }))
@@ -78,10 +83,11 @@ mod tests {
             read(&HttpResponse { status, headers: Vec::new(), body: body.as_bytes().to_vec() }).ok()
         };
         let none = |certain| Some(Extensions { certain, ..Extensions::default() });
-        let all =
-            r#"{"version":1,"delta":true,"keyDays":30,"batch":{"operations":10,"bytes":99},"gzip":true,"later":[]}"#;
+        let all = r#"{"version":1,"delta":true,"keyDays":30,"batch":{"operations":10,"bytes":99},"changes":true,
+            "gzip":true,"later":[]}"#;
         let batch = Some(BatchLimits { operations: 10, bytes: 99 });
-        assert_eq!(read(200, all), Some(Extensions { delta: true, batch, keys: true, gzip: true, certain: true }));
+        let everything = Extensions { delta: true, batch, keys: true, changes: true, gzip: true, certain: true };
+        assert_eq!(read(200, all), Some(everything));
         for (status, body) in [
             (403, ""),
             (302, ""),

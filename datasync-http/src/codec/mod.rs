@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod capabilities;
+pub(crate) mod events;
 pub(crate) mod paging;
 pub(crate) mod position;
 pub(crate) mod request;

@@ -77,6 +77,11 @@ impl Position {
 }
 
 impl Delta {
+    /// Whether nothing was asked for yet.
+    pub(crate) fn begins(&self) -> bool {
+        self.token.is_empty()
+    }
+
     /// The query of the next page.
     pub(crate) fn query(&self, query: &QueryDescription, top: u32, first: bool) -> QueryDescription {
         let (filter, top, parameters) = (query.filter.clone(), Some(u64::from(top)), query.parameters.clone());

@@ -1,16 +1,20 @@
 //! Requests.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use datasync_core::{
     query::{Dialect, QueryDescription},
-    row::OperationKind,
+    row::{Body, OperationKind},
     transport::{PushOperation, TransportError, TransportErrorKind},
 };
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde_json::value::RawValue;
 use url::Url;
 
-use crate::exchange::{HttpRequest, Method};
+use crate::{
+    codec::events,
+    exchange::{HttpRequest, Method},
+};
 
 /// What RFC 3986 leaves as it is in a value, as in .NET's `Uri.EscapeDataString`.
 const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -36,6 +40,10 @@ impl Endpoints {
         Endpoints { base, paths, dialect }
     }
 
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     pub(crate) fn base(&self) -> &Url {
         &self.base
     }
@@ -57,6 +65,18 @@ impl Endpoints {
         };
         url.set_path(&path);
         url
+    }
+
+    /// The name of the table at a path below the base, as services name it; names that the paths do not give are in
+    /// lower case. `None` if it is none of ours.
+    pub(crate) fn table_at(&self, path: &str) -> Option<Arc<str>> {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{}", self.base.path(), path.trim_matches('/')));
+        let named = self.paths.keys().find(|name| self.table(name) == url);
+        named.map(|name| name.as_str().into()).or_else(|| {
+            let name = path.trim_matches('/').strip_prefix("tables/").filter(|name| !name.contains('/'))?;
+            Some(percent_decode_str(name).decode_utf8().ok()?.into())
+        })
     }
 
     /// The URL of a row.
@@ -134,11 +154,44 @@ pub(crate) fn read(endpoints: &Endpoints, table: &str, id: &str, include_deleted
     get(url)
 }
 
+/// The stream of changes of all tables that the caller may query.
+pub(crate) fn changes(endpoints: &Endpoints) -> HttpRequest {
+    let mut request = get(endpoints.below(events::PATH));
+    request.headers.retain(|(name, _)| name != "accept");
+    request.headers.push(("accept".into(), "text/event-stream".to_owned()));
+    request
+}
+
+/// The members of `body` that differ from `base`, as texts. `None` if the whole must be sent: nothing differs, or the base has
+/// a member that the body lacks.
+///
+/// It hangs on the two alone: an operation that is sent again with both as they were is the same request.
+fn patch(body: &Body, base: &Body) -> Option<Vec<u8>> {
+    type Members<'a> = BTreeMap<String, &'a RawValue>;
+    let (body, base) = (body.as_bytes(), base.as_bytes());
+    let (mut members, base): (Members<'_>, Members<'_>) =
+        (serde_json::from_slice(body).ok()?, serde_json::from_slice(base).ok()?);
+    if base.keys().any(|name| !members.contains_key(name)) {
+        return None;
+    }
+    members.retain(|name, value| base.get(name).is_none_or(|base| base.get() != value.get()));
+    if members.is_empty() {
+        return None;
+    }
+    serde_json::to_vec(&members).ok()
+}
+
 /// A change. A version that cannot stand in a header is refused here, because sending without it would overwrite.
 pub(crate) fn change(endpoints: &Endpoints, operation: &PushOperation) -> Result<HttpRequest, TransportError> {
     let row = || endpoints.row(&operation.table, &operation.id);
+    let patches = endpoints.dialect == Dialect::Azure && operation.kind == OperationKind::Replace;
+    let patch = match (&operation.body, &operation.base) {
+        (Some(body), Some(base)) if patches => patch(body, base),
+        _ => None,
+    };
     let mut request = match operation.kind {
         OperationKind::Insert => request(Method::Post, endpoints.table(&operation.table)),
+        OperationKind::Replace if patch.is_some() => request(Method::Patch, row()),
         OperationKind::Replace => request(Method::Put, row()),
         OperationKind::Delete => request(Method::Delete, row()),
         // Azure's service refuses to replace a deleted row.
@@ -159,7 +212,7 @@ pub(crate) fn change(endpoints: &Endpoints, operation: &PushOperation) -> Result
     }
     if let Some(body) = &operation.body {
         request.headers.push(("content-type".into(), "application/json".to_owned()));
-        request.body = body.as_bytes().to_vec();
+        request.body = patch.unwrap_or_else(|| body.as_bytes().to_vec());
     }
     Ok(request)
 }
@@ -224,6 +277,43 @@ mod tests {
             QueryDescription { include_deleted: true, ..query }.to_query_string(Dialect::Toolkit),
             "$filter=%28updatedAt%20gt%20cast%282024-08-23T20%3A22%3A54.291Z%2CEdm.DateTimeOffset%29%29&$orderby=updatedAt&$count=true&__includedeleted=true"
         );
+    }
+
+    #[test]
+    fn i05_a_patch_has_what_differs_and_hangs_on_nothing_else() {
+        let azure = Endpoints::new(Url::parse("http://h").unwrap(), BTreeMap::new(), Dialect::Azure);
+        let toolkit = endpoints("http://h");
+        let send = |endpoints: &Endpoints, kind, body: &str, base: Option<&str>| {
+            let bytes = |text: &str| Body::from(text.as_bytes().to_vec());
+            let operation = PushOperation {
+                account: "".into(),
+                table: "movies".into(),
+                id: "1".into(),
+                kind,
+                key: Uuid::from_u128(1),
+                version: Some("AQ==".to_owned()),
+                body: Some(bytes(body)),
+                base: base.map(bytes),
+            };
+            let request = change(endpoints, &operation).unwrap();
+            assert!(request.headers.iter().any(|(name, value)| name == "if-match" && value == "\"AQ==\""));
+            (request.method.as_str(), String::from_utf8(request.body).unwrap())
+        };
+        let base = r#"{"id":"1","title":"a","n":1.10,"tags":{"x":1,"y":2},"due":null}"#;
+        let body = r#"{"id":"1","tags":{"x":1},"n":1.10,"title":"b","due":null,"more":true}"#;
+        let expected = r#"{"more":true,"tags":{"x":1},"title":"b"}"#;
+        let replace = OperationKind::Replace;
+        for _ in 0..2 {
+            assert_eq!(send(&azure, replace, body, Some(base)), ("PATCH", expected.to_owned()));
+        }
+        let fewer = r#"{"id":"1","title":"b","n":1.10,"due":null}"#;
+        for (body, base) in
+            [(body, None), (base, Some(base)), (fewer, Some(base)), (body, Some("[]")), (body, Some(""))]
+        {
+            assert_eq!(send(&azure, replace, body, base), ("PUT", body.to_owned()), "{body} {base:?}");
+        }
+        assert_eq!(send(&toolkit, replace, body, Some(base)), ("PUT", body.to_owned()));
+        assert_eq!(send(&azure, OperationKind::Undelete, body, Some(base)), ("PATCH", body.to_owned()));
     }
 
     #[test]

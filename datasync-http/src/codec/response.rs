@@ -1,10 +1,10 @@
 //! Responses: what each status means (PROTOCOL, status codes), and rows whose bodies keep their bytes.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use datasync_core::{
     row::{Body, Record},
-    transport::{PushOutcome, ServiceRow, TransportError, TransportErrorKind},
+    transport::{PushOutcome, Restart, ServiceRow, Stub, TransportError, TransportErrorKind},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, de::IgnoredAny};
@@ -38,15 +38,63 @@ struct Envelope<'a> {
     count: Option<i64>,
     #[serde(borrow, default)]
     next_link: Option<Cow<'a, str>>,
-    #[serde(default)]
-    delta: Option<DeltaPlace>,
+    #[serde(borrow, default)]
+    delta: Option<Delta<'a>>,
 }
 
-/// Where a page of changes ends.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
+struct Delta<'a> {
+    token: String,
+    more: bool,
+    #[serde(default)]
+    restart: Value,
+    #[serde(borrow, default)]
+    stubs: Vec<RawStub<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawStub<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(default)]
+    version: Option<String>,
+    #[serde(default)]
+    deleted: bool,
+}
+
+/// Where a page of changes ends, and what it says beside its rows.
+#[derive(Debug)]
 pub(crate) struct DeltaPlace {
     pub(crate) token: String,
     pub(crate) more: bool,
+    pub(crate) restart: Option<Restart>,
+    pub(crate) stubs: Vec<Stub>,
+}
+
+impl Delta<'_> {
+    /// Reads the stubs; one of a row that is marked as deleted is the row's tombstone, and goes to `rows`.
+    fn place(self, rows: &mut Vec<ServiceRow>) -> Option<DeltaPlace> {
+        let restart = match self.restart {
+            Value::Null | Value::Bool(false) => None,
+            Value::String(why) if why == "expired" => Some(Restart::Expired),
+            // A client that thinks of lost rows thinks of everything.
+            _ => Some(Restart::Restored),
+        };
+        let mut stubs = Vec::with_capacity(self.stubs.len());
+        for RawStub { id, version, deleted } in self.stubs {
+            let (id, version) = (Arc::<str>::from(id), version.filter(|version| !version.is_empty()));
+            match (id.is_empty(), version) {
+                (true, _) => return None,
+                (false, Some(version)) if deleted => {
+                    let body = serde_json::json!({ "id": &*id, "version": version, "deleted": true }).to_string();
+                    let (body, version) = (Body::from(body.into_bytes()), Some(version));
+                    rows.push(ServiceRow { id, record: Record { body, version, updated_at: None, deleted } });
+                }
+                (false, version) => stubs.push(Stub { id, version, removed: deleted }),
+            }
+        }
+        Some(DeltaPlace { token: self.token, more: self.more, restart, stubs })
+    }
 }
 
 /// A page as it came.
@@ -103,13 +151,20 @@ pub(crate) fn page(response: &HttpResponse) -> Result<RawPage, TransportError> {
     }
     let envelope = serde_json::from_slice::<Envelope<'_>>(&response.body).ok().filter(|_| is_object(&response.body));
     let envelope = envelope.ok_or_else(|| unreadable("a query", response))?;
-    let no_row = || protocol("a row of a page is not an object with an id: check the address of the service");
-    let rows = envelope.items.unwrap_or_default().into_iter().map(|item| row(item.get().as_bytes()).ok_or_else(no_row));
+    let no_id = |what: &str| {
+        protocol(&format!("{what} of a page is not an object with an id: check the address of the service"))
+    };
+    let row = |item: &RawValue| row(item.get().as_bytes()).ok_or_else(|| no_id("a row"));
+    let mut rows = envelope.items.unwrap_or_default().into_iter().map(row).collect::<Result<_, _>>()?;
+    let delta = match envelope.delta {
+        Some(delta) => Some(delta.place(&mut rows).ok_or_else(|| no_id("a stub"))?),
+        None => None,
+    };
     Ok(RawPage {
-        rows: rows.collect::<Result<_, _>>()?,
+        rows,
         count: envelope.count.and_then(|count| u64::try_from(count).ok()),
         next_link: envelope.next_link.filter(|link| !link.is_empty()).map(Cow::into_owned),
-        delta: envelope.delta,
+        delta,
         date: response.header("date").and_then(date),
     })
 }
@@ -277,6 +332,39 @@ mod tests {
         assert!(page(&response(200, r#"{"items":[],"count":null,"nextLink":""}"#)).unwrap().next_link.is_none());
         for body in ["", "[]", r#"{"items":[1]}"#, r#"{"items":[{"x":1}]}"#, r#"{"items":[{"id":""}]}"#] {
             assert_eq!(page(&response(200, body)).unwrap_err().kind(), TransportErrorKind::Protocol, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_page_tells_what_has_left_and_why_it_begins_again() {
+        let read = |delta: &str| page(&response(200, &format!(r#"{{"items":[{{"id":"1"}}],"delta":{delta}}}"#)));
+        let stubs = r#"[{"id":"2","version":"AQ=="},{"id":"3","version":"AQ==","deleted":true},
+            {"id":"4","version":null,"deleted":true},{"id":"5"}]"#;
+        let found = read(&format!(r#"{{"token":"t","more":false,"stubs":{stubs}}}"#)).unwrap();
+        let delta = found.delta.unwrap();
+        let stub = |id: &str, version: Option<&str>, removed| Stub {
+            id: id.into(),
+            version: version.map(str::to_owned),
+            removed,
+        };
+        assert_eq!(delta.stubs, [stub("2", Some("AQ=="), false), stub("4", None, true), stub("5", None, false)]);
+        let tombstone = &found.rows[1];
+        assert_eq!((&*tombstone.id, tombstone.record.deleted, found.rows.len()), ("3", true, 2));
+        assert_eq!(tombstone.record.version.as_deref(), Some("AQ=="));
+        for (text, restart) in [
+            ("null", None),
+            ("false", None),
+            ("true", Some(Restart::Restored)),
+            ("\"restored\"", Some(Restart::Restored)),
+            ("\"expired\"", Some(Restart::Expired)),
+            ("\"moved\"", Some(Restart::Restored)),
+        ] {
+            let found = read(&format!(r#"{{"token":"t","more":false,"restart":{text}}}"#)).unwrap();
+            assert_eq!(found.delta.unwrap().restart, restart, "{text}");
+        }
+        for stubs in [r#"[{"id":""}]"#, "[{}]", "[1]", "7"] {
+            let error = read(&format!(r#"{{"token":"t","more":false,"stubs":{stubs}}}"#)).unwrap_err();
+            assert_eq!(error.kind(), TransportErrorKind::Protocol, "{stubs}");
         }
     }
 

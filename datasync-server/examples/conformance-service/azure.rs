@@ -3,12 +3,12 @@
 
 use async_trait::async_trait;
 use datasync_core::{
-    query::{Evaluator, SortKey},
+    query::SortKey,
     row::{Body, Record},
 };
 use datasync_server::{
-    Action, Change, Changes, Effect, MemoryRepository, Place, Repository, RepositoryError, Row, RowQuery, Selection,
-    WriteOutcome,
+    Action, Change, Changes, ChangesQuery, Effect, MemoryRepository, Repository, RepositoryError, Row, RowQuery,
+    Selection, WriteOutcome,
 };
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -90,13 +90,8 @@ impl Repository for AzureMovies {
         Ok(Selection { rows, more, total })
     }
 
-    async fn changes(
-        &self,
-        since: Option<Place>,
-        evaluator: Evaluator,
-        limit: usize,
-    ) -> Result<Changes, RepositoryError> {
-        self.0.changes(since, evaluator, limit).await
+    async fn changes(&self, query: ChangesQuery) -> Result<Changes, RepositoryError> {
+        self.0.changes(query).await
     }
 
     async fn write(&self, change: Change) -> Result<WriteOutcome, RepositoryError> {

@@ -164,6 +164,7 @@ fn request(
     let method = match operation.method.as_str() {
         "POST" => Method::POST,
         "PUT" => Method::PUT,
+        "PATCH" => Method::PATCH,
         "DELETE" => Method::DELETE,
         _ => return Err(Refusal::empty(StatusCode::METHOD_NOT_ALLOWED)),
     };

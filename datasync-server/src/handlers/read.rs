@@ -14,7 +14,7 @@ use crate::{
     error::{self, Refusal},
     page::{self, Page},
     preconditions::{self, Verdict},
-    repository::{RepositoryError, RowQuery},
+    repository::{RepositoryError, RowQuery, View},
 };
 
 pub(crate) async fn query(request: &Request, caller: &str, azure: Option<azure::Version>) -> Result<Response, Refusal> {
@@ -33,12 +33,14 @@ pub(crate) async fn query(request: &Request, caller: &str, azure: Option<azure::
     }
     // Checked without the view first: what does not fit the table is the client's mistake here, and ours below.
     Evaluator::new(&query, &options.schema)?;
-    let seen = within_view(&query, options.access.view(caller));
+    let view = options.access.view(caller);
+    let seen = within_view(&query, view.clone());
     let evaluator = Evaluator::new(&seen, &options.schema).map_err(RepositoryError::new)?;
     let size = query.top.unwrap_or(u64::MAX).min(options.page_size);
     let limit = usize::try_from(size).unwrap_or(usize::MAX);
     if let Some(token) = delta::token(request, &parameters) {
-        return delta::page(request, &query, seen, evaluator, limit, token).await;
+        let view = view.map(|view| View::new(view, &options.schema)).transpose().map_err(RepositoryError::new)?;
+        return delta::page(request, delta::Asked { query, seen, evaluator, view, limit }, token).await;
     }
     let include_deleted = !options.soft_delete || request.includes_deleted();
     let wanted = RowQuery { description: seen, evaluator, include_deleted, limit };

@@ -8,6 +8,7 @@ use datasync_core::{
     clock::random_key,
     schema::{DELETED, ID},
 };
+use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
@@ -20,7 +21,7 @@ use crate::{
     body::{self, Members, Sent},
     error::Refusal,
     preconditions::{self, Verdict},
-    repository::{Action, Change, Idempotency, Row, WriteOutcome},
+    repository::{Action, Change, Forget, Idempotency, Row, WriteOutcome},
 };
 
 /// The longest id, in bytes: what can still stand in a path.
@@ -103,8 +104,18 @@ pub(super) async fn commit(
     expected: Option<String>,
     key: Option<Idempotency>,
 ) -> Result<WriteOutcome, Refusal> {
-    let change = Change { id: id.into(), action, expected, now: request.table.clock.now(), key };
-    Ok(request.table.repository.write(change).await?)
+    let table = &request.table;
+    let now = table.clock.now();
+    // Who does not know of restarts must not be kept from learning of a deletion.
+    let forget = table.extensions.then(|| Forget {
+        before: now.checked_sub(table.remembered).unwrap_or(Timestamp::MIN),
+        tombstones: table.options.soft_delete,
+    });
+    let outcome = table.repository.write(Change { id: id.into(), action, expected, now, key, forget }).await?;
+    if matches!(outcome, WriteOutcome::Done(_)) {
+        table.hub.tell(table.place);
+    }
+    Ok(outcome)
 }
 
 /// What a change of a row has passed.

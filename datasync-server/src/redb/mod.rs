@@ -1,12 +1,16 @@
-//! Rows in a redb file: one file for a service, and in it four tables for each table.
+//! Rows in a redb file: one file for a service, and in it five tables for each table.
 //!
 //! | redb table | key | value |
 //! | --- | --- | --- |
 //! | `rows/{name}` | id | the row ([`rows`]) |
 //! | `stamps/{name}` | `updatedAt`, sequence | id |
+//! | `departures/{name}` | time, sequence | what a row was before it left, as far as views look at it |
 //! | `keys/{name}` | idempotency key, caller | the effect |
 //! | `ages/{name}` | time, idempotency key, caller | nothing |
-//! | `service` | `format`, `epoch`, `last/{name}` | see [`open`](RedbDatabase::open), and the last stamp and sequence given |
+//! | `service` | `format`, `epoch` | see [`open`](RedbDatabase::open) |
+//! | `service` | `last/{name}` | the last stamp and sequence given |
+//! | `service` | `tracked/{name}` | the fields whose changes leave departures, as a JSON array |
+//! | `service` | `swept/{name}`, `forgotten/{name}` | up to where tombstones were forgotten, and the greatest sequence that was |
 //!
 //! Changes that wait while a commit is under way share the next one. A change is answered after its commit.
 //!
@@ -15,6 +19,7 @@
 //! | before the commit of a change | nothing of it: the client sends it again |
 //! | after the commit, before the answer | the row and the trace of its key: the client sends it again, and gets the answer |
 
+mod marks;
 mod read;
 mod rows;
 mod write;
@@ -27,17 +32,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use datasync_core::{
-    clock::{Clock, SystemClock, random_key},
-    query::Evaluator,
-};
+use datasync_core::clock::{Clock, SystemClock, random_key};
 use futures::channel::oneshot;
 use redb::{Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition, TableHandle};
 use uuid::Uuid;
 
 use self::write::Queue;
 use crate::repository::{
-    Change, Changes, Effect, Place, Repository, RepositoryError, Row, RowQuery, Selection, WriteOutcome,
+    Change, Changes, ChangesQuery, Effect, Repository, RepositoryError, Row, RowQuery, Selection, WriteOutcome,
 };
 
 type Bytes = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -271,15 +273,29 @@ impl Shared {
 struct Names {
     rows: String,
     stamps: String,
+    departures: String,
     keys: String,
     ages: String,
     last: String,
+    tracked: String,
+    swept: String,
+    forgotten: String,
 }
 
 impl Names {
     fn of(table: &str) -> Names {
         let name = |kind: &str| format!("{kind}/{table}");
-        Names { rows: name("rows"), stamps: name("stamps"), keys: name("keys"), ages: name("ages"), last: name("last") }
+        Names {
+            rows: name("rows"),
+            stamps: name("stamps"),
+            departures: name("departures"),
+            keys: name("keys"),
+            ages: name("ages"),
+            last: name("last"),
+            tracked: name("tracked"),
+            swept: name("swept"),
+            forgotten: name("forgotten"),
+        }
     }
 }
 
@@ -327,13 +343,15 @@ impl Repository for RedbRepository {
         self.read(move |read, names| read::query(read, names, &query)).await
     }
 
-    async fn changes(
-        &self,
-        since: Option<Place>,
-        evaluator: Evaluator,
-        limit: usize,
-    ) -> Result<Changes, RepositoryError> {
-        self.read(move |read, names| read::changes(read, names, since, &evaluator, limit)).await
+    async fn changes(&self, query: ChangesQuery) -> Result<Changes, RepositoryError> {
+        let (shared, names) = (Arc::clone(&self.shared), Arc::clone(&self.names));
+        let job = move |database: &Database| {
+            if let Some(view) = &query.view {
+                write::track(database, &names, &view.fields)?;
+            }
+            read::changes(&database.begin_read()?, &names, &query)
+        };
+        blocking::unblock(move || shared.with(job)).await
     }
 
     async fn write(&self, change: Change) -> Result<WriteOutcome, RepositoryError> {

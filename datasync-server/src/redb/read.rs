@@ -3,15 +3,18 @@
 use std::{borrow::Cow, ops::Bound, sync::Arc};
 
 use datasync_core::{
-    query::{Evaluator, FirstRows, KeyRange, QueryError, Sorted, plan},
+    query::{FirstRows, KeyRange, QueryError, Sorted, plan},
     schema::{IndexSchema, Name, TableSchema, UPDATED_AT},
     store::Direction,
 };
-use redb::{ReadOnlyTable, ReadTransaction, TableError};
+use redb::{ReadOnlyTable, ReadTransaction, TableError, TableHandle};
 use uuid::Uuid;
 
-use super::{Names, bytes, rows};
-use crate::repository::{Changes, Effect, Page, Place, ROWS_A_PAGE, Row, RowQuery, Selection};
+use super::{Names, SERVICE, bytes, marks::Marks, rows};
+use crate::{
+    departures::Walk,
+    repository::{Changes, ChangesQuery, Effect, Page, Row, RowQuery, Selection},
+};
 
 type BytesTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
@@ -158,36 +161,50 @@ fn selection(
     Ok(Selection { rows: page.rows, more, total })
 }
 
-pub(super) fn changes(
-    read: &ReadTransaction,
-    names: &Names,
-    since: Option<Place>,
-    evaluator: &Evaluator,
-    limit: usize,
-) -> Result<Changes, redb::Error> {
-    let mut changes = Changes { rows: Vec::new(), place: since, more: false };
-    let mut page = Page::new(limit);
-    let (Some(table), Some(stamps)) = (open(read, &names.rows)?, open(read, &names.stamps)?) else {
-        return Ok(changes);
+pub(super) fn changes(read: &ReadTransaction, names: &Names, query: &ChangesQuery) -> Result<Changes, redb::Error> {
+    let (table, stamps) = (open(read, &names.rows)?, open(read, &names.stamps)?);
+    let departures = open(read, &names.departures)?;
+    let marks = match open(read, SERVICE.name())? {
+        Some(service) => Marks::read(&service, names)?,
+        None => Marks::default(),
     };
-    let from = since.map(rows::stamp_bytes);
-    let from = from.as_ref().map_or(Bound::Unbounded, |from| Bound::Excluded(&from[..]));
-    for (looked_at, entry) in stamps.range::<&[u8]>((from, Bound::Unbounded))?.enumerate() {
-        let (key, id) = entry?;
-        let place = rows::stamp(key.value())?;
-        let id: Arc<str> = rows::id(id.value())?;
-        let row = table.get(id.as_bytes())?.map(|row| rows::row(&id, row.value())).transpose()?;
-        let matches = |row: &Row| evaluator.evaluate(&row.id, &row.record).map(|key| key.is_some());
-        let row = match row {
-            Some(row) if matches(&row).map_err(evaluated)? => Some(row),
-            _ => None,
-        };
-        if looked_at == ROWS_A_PAGE || row.is_some_and(|row| !page.take(row)) {
-            changes.more = true;
+    let mut walk = Walk::new(query, marks.last.map_or(0, |last| last.sequence), marks.forgotten);
+    let (Some(table), Some(stamps)) = (table, stamps) else { return Ok(walk.page()) };
+    let row = |id: &str| table.get(id.as_bytes())?.map(|found| rows::row(id, found.value())).transpose();
+    let from = query.since.map(rows::stamp_bytes);
+    let range = (from.as_ref().map_or(Bound::Unbounded, |from| Bound::Excluded(&from[..])), Bound::Unbounded);
+    let mut changed = stamps.range::<&[u8]>(range)?;
+    let mut departed = departures.as_ref().map(|departures| departures.range::<&[u8]>(range)).transpose()?;
+    let mut next_departed = || departed.as_mut().and_then(Iterator::next).transpose();
+    let (mut change, mut departure) = (changed.next().transpose()?, next_departed()?);
+    loop {
+        let key = |entry: &Option<Entry<'_>>| entry.as_ref().map(|(key, _)| key.value().to_vec());
+        let (at, from) = (key(&change), key(&departure));
+        let Some(place) = at.iter().chain(&from).min() else { break };
+        if walk.ends() {
             break;
         }
-        changes.place = Some(place);
+        walk.to(rows::stamp(place)?);
+        if at.as_ref() == Some(place)
+            && let Some((_, id)) = &change
+        {
+            if let Some(row) = row(&*rows::id(id.value())?)?
+                && !walk.changed(row).map_err(evaluated)?
+            {
+                break;
+            }
+            change = changed.next().transpose()?;
+        }
+        if from.as_ref() == Some(place)
+            && let Some((_, left)) = &departure
+        {
+            let left = rows::departure(left.value())?;
+            if walk.concerns(&left).map_err(evaluated)? {
+                let now = row(&left.id)?;
+                walk.departed(left, now.as_ref()).map_err(evaluated)?;
+            }
+            departure = next_departed()?;
+        }
     }
-    changes.rows = page.rows;
-    Ok(changes)
+    Ok(walk.page())
 }

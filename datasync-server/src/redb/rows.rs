@@ -6,7 +6,10 @@ use datasync_core::row::{Body, Record};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::repository::{Effect, Place, Row};
+use crate::{
+    departures::Departure,
+    repository::{Effect, Place, Row},
+};
 
 /// A row: mark of deletion, sequence, time, version with its length, body.
 pub(super) fn row_bytes(row: &Row) -> Vec<u8> {
@@ -61,6 +64,28 @@ pub(super) fn stamp(key: &[u8]) -> Result<Place, redb::Error> {
         Some(Place { updated_at, sequence: u64::from_be_bytes(sequence.try_into().ok()?) })
     };
     read().ok_or_else(|| redb::Error::Corrupted("an entry of the index cannot be read".to_owned()))
+}
+
+/// A departure: whether the row was removed, id with its length, the row before.
+pub(super) fn departure_bytes(departure: Departure) -> Vec<u8> {
+    let id = departure.id.as_bytes();
+    let mut bytes = vec![u8::from(departure.removed)];
+    // An id is at most 1024 bytes long.
+    bytes.extend((id.len() as u16).to_be_bytes());
+    bytes.extend(id);
+    bytes.extend(row_bytes(&Row { id: departure.id, record: departure.before, sequence: 0 }));
+    bytes
+}
+
+pub(super) fn departure(bytes: &[u8]) -> Result<Departure, redb::Error> {
+    let read = || {
+        let (removed, rest) = bytes.split_first()?;
+        let (length, rest) = rest.split_first_chunk::<2>()?;
+        let (id, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        let before = row(std::str::from_utf8(id).ok()?, rest).ok()?;
+        Some(Departure { id: before.id, removed: *removed != 0, before: before.record })
+    };
+    read().ok_or_else(|| redb::Error::Corrupted("a departure cannot be read".to_owned()))
 }
 
 /// Where the effect of a key is.

@@ -1,7 +1,8 @@
 //! The one writer: what waits is committed together.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::{Arc, PoisonError},
 };
 
@@ -9,17 +10,19 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use datasync_core::row::Record;
 use futures::channel::oneshot;
 use jiff::Timestamp;
-use redb::{Database, ReadableTable, Table, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, Table, WriteTransaction};
 
-use super::{Names, SERVICE, Shared, bytes, rows};
-use crate::repository::{
-    Change, Effect, Idempotency, Judged, KEYS_KEPT, Place, RepositoryError, Row, WriteOutcome, judge, monotone,
+use super::{Names, SERVICE, Shared, bytes, marks::Marks, rows};
+use crate::{
+    departures::Departure,
+    repository::{
+        Change, Effect, FORGOTTEN, Forget, Idempotency, Judged, KEYS_KEPT, Place, RepositoryError, Row, WriteOutcome,
+        judge, monotone,
+    },
 };
 
 /// How many changes share a commit, at most.
 const MOST: usize = 1_000;
-/// How many old keys a change that brings one takes away, at most.
-const FORGOTTEN: usize = 2;
 
 type Answer = Result<WriteOutcome, Arc<RepositoryError>>;
 type BytesTable<'t> = Table<'t, &'static [u8], &'static [u8]>;
@@ -115,11 +118,29 @@ fn commit(shared: &Shared, database: &Database, jobs: &[&Job]) -> Result<Vec<Wri
             }
         }
         for tables in tables.values() {
-            tables.store_last(&mut service)?;
+            tables.marks.store(&tables.marks_before, &mut service, tables.names)?;
         }
     }
     write.commit()?;
     Ok(outcomes)
+}
+
+/// Has changes of these fields leave departures from here on.
+pub(super) fn track(database: &Database, names: &Names, fields: &BTreeSet<String>) -> Result<(), redb::Error> {
+    let known = Marks::read(&database.begin_read()?.open_table(SERVICE)?, names)?;
+    if fields.is_subset(&known.tracked) {
+        return Ok(());
+    }
+    let write = database.begin_write()?;
+    {
+        let mut service = write.open_table(SERVICE)?;
+        let before = Marks::read(&service, names)?;
+        let mut marks = before.clone();
+        marks.tracked.extend(fields.iter().cloned());
+        marks.store(&before, &mut service, names)?;
+    }
+    write.commit()?;
+    Ok(())
 }
 
 /// The redb tables of a table while a commit is made.
@@ -127,30 +148,26 @@ struct Tables<'t> {
     names: &'t Names,
     rows: BytesTable<'t>,
     stamps: BytesTable<'t>,
+    departures: BytesTable<'t>,
     keys: BytesTable<'t>,
     ages: BytesTable<'t>,
-    /// The last stamp and sequence given.
-    last: Option<Place>,
+    marks: Marks,
+    marks_before: Marks,
 }
 
 impl<'t> Tables<'t> {
     fn open(write: &'t WriteTransaction, service: &BytesTable<'t>, names: &'t Names) -> Result<Self, redb::Error> {
-        let last = service.get(names.last.as_bytes())?.map(|last| rows::stamp(last.value())).transpose()?;
+        let marks = Marks::read(service, names)?;
         Ok(Tables {
             names,
             rows: write.open_table(bytes(&names.rows))?,
             stamps: write.open_table(bytes(&names.stamps))?,
+            departures: write.open_table(bytes(&names.departures))?,
             keys: write.open_table(bytes(&names.keys))?,
             ages: write.open_table(bytes(&names.ages))?,
-            last,
+            marks_before: marks.clone(),
+            marks,
         })
-    }
-
-    fn store_last(&self, service: &mut BytesTable<'t>) -> Result<(), redb::Error> {
-        if let Some(last) = self.last {
-            service.insert(self.names.last.as_bytes(), &rows::stamp_bytes(last)[..])?;
-        }
-        Ok(())
     }
 
     fn apply(&mut self, shared: &Shared, change: &Change) -> Result<WriteOutcome, redb::Error> {
@@ -163,36 +180,88 @@ impl<'t> Tables<'t> {
             Some(there) => Some(rows::row(&change.id, there.value())?),
             None => None,
         };
-        let before = there.as_ref().and_then(place);
+        let before = there.clone();
         let row = match judge(there, change) {
             Judged::Answer(outcome) => return Ok(outcome),
-            Judged::Put(record) => self.put(shared, &change.id, record, change.now)?,
+            Judged::Put(record) => {
+                let row = self.put(shared, &change.id, record, change.now)?;
+                self.depart(before.as_ref(), Some(&row.record))?;
+                row
+            }
             Judged::Remove(gone) => {
                 self.rows.remove(change.id.as_bytes())?;
+                self.next_place(change.now);
+                self.depart(before.as_ref(), None)?;
                 gone
             }
         };
-        if let Some(before) = before {
-            self.stamps.remove(&rows::stamp_bytes(before)[..])?;
-        }
         if let Some(key) = &change.key {
             self.remember(key, &row, change.now)?;
+        }
+        if let Some(forget) = &change.forget {
+            self.forget(forget)?;
         }
         Ok(WriteOutcome::Done(row))
     }
 
+    /// The place of the next change.
+    fn next_place(&mut self, now: Timestamp) -> Place {
+        let last = self.marks.last;
+        let updated_at = monotone(now, last.map(|last| last.updated_at));
+        let place = Place { updated_at, sequence: last.map_or(0, |last| last.sequence) + 1 };
+        self.marks.last = Some(place);
+        place
+    }
+
+    /// Takes the row out of the place that it had, and leaves its departure from there at the place of the change.
+    fn depart(&mut self, before: Option<&Row>, after: Option<&Record>) -> Result<(), redb::Error> {
+        let Some(before) = before else { return Ok(()) };
+        if let Some(place) = place(before) {
+            self.stamps.remove(&rows::stamp_bytes(place)[..])?;
+        }
+        if let (Some(departure), Some(place)) = (Departure::of(&self.marks.tracked, before, after), self.marks.last) {
+            self.departures.insert(&rows::stamp_bytes(place)[..], &rows::departure_bytes(departure)[..])?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the oldest tombstones and departures. Rows that are no tombstones are passed once after each change of
+    /// theirs, so that fewer entries come in than are looked at.
+    fn forget(&mut self, forget: &Forget) -> Result<(), redb::Error> {
+        let old = |key: &[u8]| Ok::<_, redb::Error>(Some(rows::stamp(key)?).filter(|at| at.updated_at < forget.before));
+        let sweeps = if forget.tombstones { FORGOTTEN } else { 0 };
+        for _ in 0..sweeps {
+            let from = self.marks.swept.map(rows::stamp_bytes);
+            let from = from.as_ref().map_or(Bound::Unbounded, |from| Bound::Excluded(&from[..]));
+            let next = self.stamps.range::<&[u8]>((from, Bound::Unbounded))?.next().transpose()?;
+            let Some((key, id)) = next.map(|(key, id)| (key.value().to_vec(), id.value().to_vec())) else { break };
+            let Some(place) = old(&key)? else { break };
+            self.marks.swept = Some(place);
+            let row = self.rows.get(&id[..])?.map(|row| rows::row(&rows::id(&id)?, row.value())).transpose()?;
+            if row.is_some_and(|row| row.record.deleted) {
+                self.rows.remove(&id[..])?;
+                self.stamps.remove(&key[..])?;
+                self.marks.forgotten = self.marks.forgotten.max(place.sequence);
+            }
+        }
+        for _ in 0..FORGOTTEN {
+            let Some(key) = self.departures.first()?.map(|(key, _)| key.value().to_vec()) else { break };
+            let Some(place) = old(&key)? else { break };
+            self.departures.remove(&key[..])?;
+            self.marks.forgotten = self.marks.forgotten.max(place.sequence);
+        }
+        Ok(())
+    }
+
     /// Stores a record with a new version, sequence and time.
     fn put(&mut self, shared: &Shared, id: &Arc<str>, record: Record, now: Timestamp) -> Result<Row, redb::Error> {
-        let updated_at = monotone(now, self.last.map(|last| last.updated_at));
-        let sequence = self.last.map_or(0, |last| last.sequence) + 1;
+        let place = self.next_place(now);
         let random = [shared.clock.random().to_be_bytes(), shared.clock.random().to_be_bytes()].concat();
         let version = Some(BASE64_STANDARD.encode(random));
-        let record = Record { version, updated_at: Some(updated_at), ..record };
-        let row = Row { id: Arc::clone(id), record, sequence };
-        let place = Place { updated_at, sequence };
+        let record = Record { version, updated_at: Some(place.updated_at), ..record };
+        let row = Row { id: Arc::clone(id), record, sequence: place.sequence };
         self.rows.insert(id.as_bytes(), &rows::row_bytes(&row)[..])?;
         self.stamps.insert(&rows::stamp_bytes(place)[..], id.as_bytes())?;
-        self.last = Some(place);
         Ok(row)
     }
 

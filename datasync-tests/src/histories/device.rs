@@ -156,7 +156,7 @@ impl World {
         let body = Body::from(serde_json::to_vec(&note).expect("a note is JSON"));
         let record = Record { body, version: None, updated_at: None, deleted };
         let action = if self.theirs().await.is_some() { Action::Replace(record) } else { Action::Create(record) };
-        let change = Change { id: ID.into(), action, expected: None, now: self.clock.now(), key: None };
+        let change = Change { id: ID.into(), action, expected: None, now: self.clock.now(), key: None, forget: None };
         self.rows.write(change).await.expect("a memory repository does not fail");
     }
 

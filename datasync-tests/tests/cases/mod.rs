@@ -112,7 +112,8 @@ impl World {
             Some(_) if there => Action::Replace(record),
             Some(_) => Action::Create(record),
         };
-        let change = Change { id: id.into(), action, expected: None, now: jiff::Timestamp::UNIX_EPOCH, key: None };
+        let change =
+            Change { id: id.into(), action, expected: None, now: jiff::Timestamp::UNIX_EPOCH, key: None, forget: None };
         self.rows.write(change).await.unwrap();
     }
 }

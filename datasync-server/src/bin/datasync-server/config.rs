@@ -17,6 +17,7 @@ type Error = Box<dyn std::error::Error>;
 /// ```toml
 /// listen = "127.0.0.1:8080"
 /// data = "service.redb"          # beside this file
+/// tombstone_days = 90            # for how long it is remembered what was deleted
 ///
 /// [tables.todoitem]
 /// path = "tables/todoitem"
@@ -34,6 +35,7 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     data: PathBuf,
     max_body: Option<usize>,
+    tombstone_days: Option<u16>,
     tables: BTreeMap<String, Table>,
     #[serde(skip)]
     folder: PathBuf,
@@ -105,6 +107,9 @@ impl Config {
         let mut builder = DatasyncService::builder();
         if let Some(bytes) = self.max_body {
             builder = builder.max_body(bytes);
+        }
+        if let Some(days) = self.tombstone_days {
+            builder = builder.tombstone_days(days);
         }
         for (name, table) in &self.tables {
             builder = builder.table(table.options(name)?, database.table(name));
