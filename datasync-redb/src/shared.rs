@@ -53,6 +53,11 @@ impl Shared {
         result
     }
 
+    /// Whether a failure of the disk is followed by opening the file again.
+    pub(crate) fn can_be_reopened(&self) -> bool {
+        self.file.is_some()
+    }
+
     pub(crate) fn close(&self) -> Option<Database> {
         self.database.write().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -18,6 +18,10 @@ use crate::{
 
 /// Finds out what became of a commit that failed: the file, opened again, says whether it happened.
 pub(crate) fn settle(shared: &Shared, batch: &WriteBatch, failure: StoreError) -> Result<(), StoreError> {
+    // What is on the disk is known only of a file that was opened again.
+    if !shared.can_be_reopened() {
+        return Err(failure);
+    }
     let head = shared.with(|database| {
         let read = database.begin_read().map_err(failed)?;
         let meta = read.open_table(META).map_err(failed)?;

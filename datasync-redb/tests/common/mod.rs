@@ -1,4 +1,5 @@
 //! Stores of some rows, and child processes that work on them.
+#![allow(dead_code, reason = "each test uses some of it")]
 
 use std::{path::Path, process::Command};
 
