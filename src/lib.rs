@@ -15,7 +15,7 @@ pub use datasync_server as server;
 pub mod prelude {
     pub use datasync_core::{
         client::{
-            Conflict, ConflictResolver, DatasyncClient, OfflineTable, PullOptions, PurgeOptions, RemoteTable,
+            Conflict, ConflictResolver, DatasyncClient, DynTable, OfflineTable, PullOptions, PurgeOptions, RemoteTable,
             Resolution, ResolverConflict, TableOptions, Tables, Tx, Written,
         },
         config::{ConflictPolicy, SyncConfig},

@@ -165,6 +165,20 @@ pub(crate) fn compose(schema: &TableSchema, written: &Body, stored: Option<&Body
     Ok(if changed { object.to_body() } else { written.clone() })
 }
 
+/// The written body with the stored text of each field that reads the same: who only sees [`serde_json::Value`]s has
+/// not changed the digits that they do not show.
+pub(crate) fn keep_spelling(written: &Body, stored: &Body) -> Result<Body, serde_json::Error> {
+    let (mut object, stored) = (Object::parse(written)?, Object::parse(stored)?);
+    for (name, value) in &mut object.0 {
+        let Some(kept) = stored.raw(name) else { continue };
+        let read = |raw: &RawValue| serde_json::from_str::<serde_json::Value>(raw.get());
+        if kept.get() != value.get() && read(kept)? == read(value)? {
+            *value = kept;
+        }
+    }
+    Ok(object.to_body())
+}
+
 /// The service's body with the local fields of the stored one (I16).
 pub(crate) fn carry_local(schema: &TableSchema, service: &Body, stored: Option<&Body>) -> Body {
     let Some(stored) = stored else { return service.clone() };

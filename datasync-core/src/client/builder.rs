@@ -134,6 +134,28 @@ impl ClientBuilder {
         self
     }
 
+    /// Adds a table that is known only at run time; its rows are JSON: see
+    /// [`offline_table_dyn`](DatasyncClient::offline_table_dyn).
+    ///
+    /// ```
+    /// use datasync_core::{
+    ///     client::DatasyncClient,
+    ///     schema::{FieldKind, FieldSchema, IndexSchema, TableSchema},
+    /// };
+    /// let fields = vec![
+    ///     FieldSchema::new("id", FieldKind::Text, false),
+    ///     FieldSchema { name: "rank".into(), ..FieldSchema::new("", FieldKind::I64, true) },
+    /// ];
+    /// let index = IndexSchema { name: "rank".into(), fields: vec!["rank".into()].into() };
+    /// let schema = TableSchema { name: "films".into(), fields: fields.into(), indexes: vec![index].into() };
+    /// let builder = DatasyncClient::builder().table_dyn(schema);
+    /// # drop(builder);
+    /// ```
+    pub fn table_dyn(mut self, schema: TableSchema) -> ClientBuilder {
+        self.tables.push(Declared { schema, resolver: None, readable: None });
+        self
+    }
+
     /// Tells how far the indexes are that [`build`](ClientBuilder::build) makes: those that this release of the app has added
     /// or changed. It is called before the first row of a table and after each commit; not at all if there is
     /// nothing to do. What is done when the process dies stays done.

@@ -6,14 +6,14 @@ use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor, value::MapDeserializer},
 };
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     entity::SyncEntity,
     error::{Error, ErrorKind},
     query::milliseconds,
     row::{Body, Record},
-    schema::{DELETED, SERVICE_OWNED, UPDATED_AT, VERSION},
+    schema::{DELETED, SERVICE_OWNED, TableSchema, UPDATED_AT, VERSION},
 };
 
 pub(crate) fn encode<E: SyncEntity>(entity: &E) -> Result<Body, Error> {
@@ -49,6 +49,12 @@ pub(crate) fn decode<E: SyncEntity>(id: &str, record: &Record) -> Result<E, Erro
         return Err(Error::new(ErrorKind::InvalidEntity, message));
     }
     Ok(entity)
+}
+
+/// The record as JSON: every field of its body, and what the service says of the row where the schema asks for it.
+pub(crate) fn value(schema: &TableSchema, id: &str, record: &Record) -> Result<Value, Error> {
+    let value = read(record, |name| schema.field(name).is_some() || !SERVICE_OWNED.contains(&name));
+    value.map_err(|error| unreadable(&schema.name, id, &error))
 }
 
 fn unreadable(table: &str, id: &str, error: &serde_json::Error) -> Error {

@@ -13,7 +13,12 @@ use crate::{
         watch, write,
     },
     clock::ordered_id,
-    engine::{Engine, change::Change, push, table::Table},
+    engine::{
+        Engine,
+        change::{self, Change},
+        push,
+        table::Table,
+    },
     entity::{RowId, SyncEntity, check_id},
     error::Error,
     query::{Access, Condition, Order, Query, QueryDescription},
@@ -88,7 +93,7 @@ impl<E: SyncEntity> OfflineTable<E> {
     /// nothing is changed then.
     pub async fn delete(&self, id: &(impl RowId + ?Sized)) -> Result<Written<()>, Error> {
         let change = (self.key(&id.as_text()), Change::Delete);
-        let queued = write::one(&self.engine, &self.table, change).await?;
+        let queued = write::one(&self.engine, &self.table, change, change::apply).await?;
         Ok(Written::new((), queued))
     }
 
@@ -118,13 +123,13 @@ impl<E: SyncEntity> OfflineTable<E> {
     /// time.
     pub async fn delete_all<I: RowId>(&self, ids: impl IntoIterator<Item = I>) -> Result<Vec<Written<()>>, Error> {
         let changes = ids.into_iter().map(|id| (self.key(&id.as_text()), Change::Delete)).collect();
-        let queued = write::all(&self.engine, &self.table, changes).await?;
+        let queued = write::all(&self.engine, &self.table, changes, change::apply).await?;
         Ok(queued.into_iter().map(|queued| Written::new((), queued)).collect())
     }
 
     async fn write(&self, mut entity: E, change: fn(Body) -> Change) -> Result<Written<E>, Error> {
         let change = self.prepare(&mut entity, change)?;
-        Ok(Written::new(entity, write::one(&self.engine, &self.table, change).await?))
+        Ok(Written::new(entity, write::one(&self.engine, &self.table, change, change::apply).await?))
     }
 
     async fn write_all(
@@ -134,7 +139,7 @@ impl<E: SyncEntity> OfflineTable<E> {
     ) -> Result<Vec<Written<E>>, Error> {
         let mut entities: Vec<E> = entities.into_iter().collect();
         let changes = entities.iter_mut().map(|entity| self.prepare(entity, change)).collect::<Result<_, _>>()?;
-        let queued = write::all(&self.engine, &self.table, changes).await?;
+        let queued = write::all(&self.engine, &self.table, changes, change::apply).await?;
         Ok(entities.into_iter().zip(queued).map(|(entity, queued)| Written::new(entity, queued)).collect())
     }
 

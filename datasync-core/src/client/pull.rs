@@ -81,7 +81,7 @@ impl<E: SyncEntity> PullOptions<E> {
     }
 }
 
-fn wanted(
+pub(super) fn wanted(
     table: &Table,
     query: QueryDescription,
     query_id: Option<String>,

@@ -11,7 +11,7 @@ use crate::{
     client::acked::Queued,
     engine::{
         Engine,
-        change::{self, Change},
+        change::Change,
         committer::{Reads, Tx},
         table::Table,
     },
@@ -19,15 +19,19 @@ use crate::{
     row::RowKey,
 };
 
+/// How a change is applied to its row.
+pub(crate) type Apply = fn(&mut Tx<'_>, &Table, &RowKey, &Change) -> Result<Option<u64>, Error>;
+
 /// Writes one row.
 pub(crate) async fn one(
     engine: &Arc<Engine>,
     table: &Arc<Table>,
     (key, change): (RowKey, Change),
+    apply: Apply,
 ) -> Result<Queued, Error> {
     let held = engine.committer.acks().hold();
     let (table, written) = (Arc::clone(table), key.clone());
-    let plan = move |tx: &mut Tx<'_>| change::apply(tx, &table, &written, &change);
+    let plan = move |tx: &mut Tx<'_>| apply(tx, &table, &written, &change);
     let place = engine.committer.commit(Reads::row(key.clone()), plan).await?;
     Ok(Queued::new(engine, key, place, &held))
 }
@@ -37,13 +41,14 @@ pub(crate) async fn all(
     engine: &Arc<Engine>,
     table: &Arc<Table>,
     changes: Vec<(RowKey, Change)>,
+    apply: Apply,
 ) -> Result<Vec<Queued>, Error> {
     let held = engine.committer.acks().hold();
     let rows: Vec<RowKey> = changes.iter().map(|(key, _)| key.clone()).collect();
     let table = Arc::clone(table);
     let plan = move |tx: &mut Tx<'_>| {
-        let apply = |(key, change): &(RowKey, Change)| change::apply(tx, &table, key, change);
-        changes.iter().map(apply).collect::<Result<Vec<_>, _>>()
+        let each = |(key, change): &(RowKey, Change)| apply(tx, &table, key, change);
+        changes.iter().map(each).collect::<Result<Vec<_>, _>>()
     };
     let places = engine.committer.commit(Reads::rows(rows.clone()), plan).await?;
     Ok(rows.into_iter().zip(places).map(|(key, place)| Queued::new(engine, key, place, &held)).collect())

@@ -1,0 +1,226 @@
+//! Tables without a type: rows are JSON objects, checked against the schema, and the same rows as those of a type.
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use datasync_core::{
+    client::DatasyncClient,
+    entity::SyncEntity,
+    error::{Error, ErrorKind},
+    schema::{FieldKind, FieldSchema, IndexSchema, TableSchema},
+    store::Store,
+};
+use datasync_http::HttpTransport;
+use datasync_server::{Action, Change, DatasyncService, MemoryRepository, Repository, TableOptions};
+use datasync_tests::{
+    MemoryStore, Note, RouterExchange, Wire, client_over, local_rows, note_of, notes, service, service_rows,
+};
+use serde_json::{Value, json};
+
+datasync_tests::on_both_stores! {
+    a_table_known_at_run_time_synchronizes_like_one_of_a_type
+    i03_what_does_not_fit_is_an_error_and_changes_nothing
+    queries_are_text
+    i16_fields_that_are_written_back_keep_their_digits
+}
+
+fn kind<T>(done: Result<T, Error>) -> Result<(), ErrorKind> {
+    done.map(drop).map_err(|error| error.kind())
+}
+
+/// A client that knows its tables only by their schemas.
+async fn untyped(store: impl Store, exchange: &RouterExchange, schemas: &[TableSchema]) -> DatasyncClient {
+    let transport = HttpTransport::builder("http://service").retries(0).exchange(exchange.clone()).build().unwrap();
+    let builder = DatasyncClient::builder().store(store).transport(transport);
+    let builder = schemas.iter().cloned().fold(builder, |builder, schema| builder.table_dyn(schema));
+    builder.build().await.unwrap()
+}
+
+/// A schema as a tool would read it from a file: one field of each kind.
+fn films() -> TableSchema {
+    let field = |name: &str, kind, nullable| FieldSchema {
+        name: name.to_owned().into(),
+        ..FieldSchema::new("", kind, nullable)
+    };
+    let names = vec!["open".into(), "done".into()];
+    let fields = vec![
+        field("id", FieldKind::Text, false),
+        field("title", FieldKind::Text, false),
+        field("year", FieldKind::I64, true),
+        field("price", FieldKind::Decimal, true),
+        field("score", FieldKind::F64, true),
+        field("seen", FieldKind::Bool, true),
+        field("state", FieldKind::Enum(names.into()), true),
+        field("shown", FieldKind::Timestamp, true),
+        field("day", FieldKind::Date, true),
+        field("hour", FieldKind::Time, true),
+        field("disc", FieldKind::Uuid, true),
+        field("cover", FieldKind::Bytes, true),
+        field("place", FieldKind::Point, true),
+        field("notes", FieldKind::Json, true),
+    ];
+    let index = IndexSchema { name: "year".into(), fields: vec!["year".into()].into() };
+    TableSchema { name: "films".into(), fields: fields.into(), indexes: vec![index].into() }
+}
+
+async fn a_table_known_at_run_time_synchronizes_like_one_of_a_type(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
+    let client = untyped(store, &exchange, &[Note::SCHEMA]).await;
+    let table = client.offline_table_dyn("note").unwrap();
+    let other = client_over(MemoryStore::new(), exchange.clone()).build().await.unwrap();
+    let there = notes(&other);
+
+    let made = table.insert(json!({ "title": "first", "rank": 1, "scroll": 7 })).await.unwrap();
+    let id = made["id"].as_str().unwrap().to_owned();
+    let mut acked = Box::pin(made.acked());
+    assert!(futures::poll!(acked.as_mut()).is_pending());
+    table
+        .insert_all([json!({"id": "b", "title": "b", "rank": 2}), json!({"id": "c", "title": "c", "rank": 3})])
+        .await
+        .unwrap();
+    assert_eq!(table.push_items().await.unwrap().pushed, 3);
+    acked.await.unwrap();
+    there.pull_items(there.query()).await.unwrap();
+    assert_eq!(there.get(&id).await.unwrap().unwrap().title, "first");
+
+    there.replace(Note { rank: 9, ..note_of("b", "theirs") }).await.unwrap();
+    there.delete("c").await.unwrap();
+    there.push_items().await.unwrap();
+    table.pull_items("", None).await.unwrap();
+    let shown = table.get("b").await.unwrap().unwrap();
+    assert_eq!((&shown["title"], &shown["rank"]), (&json!("theirs"), &json!(9)));
+    assert_eq!(table.get("c").await.unwrap(), None);
+    assert_eq!(table.get(&id).await.unwrap().unwrap()["scroll"], 7, "it stays on this device");
+
+    table
+        .upsert_all([json!({"id": "b", "title": "ours", "rank": 9}), json!({"id": "d", "title": "d", "rank": 4})])
+        .await
+        .unwrap();
+    table.delete(&id).await.unwrap();
+    table.push_items().await.unwrap();
+    table.pull_items("$filter=rank gt 5", Some("high")).await.unwrap();
+    there.pull_items(there.query()).await.unwrap();
+    assert_eq!(local_rows(&there).await, service_rows(&rows));
+    assert_eq!(table.count("").await.unwrap(), 2);
+    assert!(client.pending().await.unwrap().is_empty());
+}
+
+async fn i03_what_does_not_fit_is_an_error_and_changes_nothing(store: impl Store, wire: Wire) {
+    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100, wire));
+    let transport = HttpTransport::builder("http://service").retries(0).exchange(exchange).build().unwrap();
+    let builder = DatasyncClient::builder().store(store).transport(transport);
+    let client = builder.table::<Note>().table_dyn(films()).build().await.unwrap();
+    let unknown = client.offline_table_dyn("nothing").unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::UnknownTable);
+    assert!(unknown.to_string().contains("films"), "{unknown}");
+
+    let films = client.offline_table_dyn("films").unwrap();
+    let good = json!({
+        "id": "a", "title": "A", "year": 1994, "price": "12.50", "score": 9.5, "seen": true, "state": "open",
+        "shown": "2024-01-01T10:00:00Z", "day": "2024-01-01", "hour": "10:00", "cover": "AAEC",
+        "disc": "8f7c7f6e-9a57-4f1c-8f4e-1f2e3d4c5b6a", "place": {"type": "Point", "coordinates": [1, 2]},
+        "notes": [1, {"x": null}], "unknown": 1,
+    });
+    films.insert(good.clone()).await.unwrap();
+    assert_eq!(films.get("a").await.unwrap().unwrap(), good);
+    let wrong = [
+        ("title", json!(null)),
+        ("title", json!(7)),
+        ("year", json!("1994")),
+        ("year", json!(1994.5)),
+        ("price", json!("a lot")),
+        ("score", json!("9")),
+        ("seen", json!(1)),
+        ("state", json!("never")),
+        ("shown", json!("yesterday")),
+        ("day", json!("2024-13-01")),
+        ("hour", json!("25:00")),
+        ("disc", json!("7")),
+        ("cover", json!([1])),
+        ("place", json!("here")),
+    ];
+    for (name, value) in wrong {
+        let mut row = good.clone();
+        row[name] = value;
+        let error = films.replace(row).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidEntity, "{name}");
+        assert!(error.to_string().contains(&format!("`{name}` of films/a must be")), "{error}");
+    }
+    for (row, expected) in [
+        (json!([1]), ErrorKind::InvalidEntity),
+        (json!("a"), ErrorKind::InvalidEntity),
+        (json!({"id": 7, "title": "x"}), ErrorKind::InvalidId),
+        (json!({"id": "-", "title": "x"}), ErrorKind::InvalidId),
+        (json!({"id": "b"}), ErrorKind::InvalidEntity),
+        (json!({"id": "a", "title": "x"}), ErrorKind::Exists),
+    ] {
+        assert_eq!(kind(films.insert(row).await), Err(expected));
+    }
+    assert_eq!(kind(films.replace(json!({"id": "b", "title": "x"})).await), Err(ErrorKind::NotFound));
+    assert_eq!(kind(films.delete("b").await), Err(ErrorKind::NotFound));
+    let batch = [json!({"id": "b", "title": "x"}), json!({"id": "c", "title": null})];
+    assert_eq!(kind(films.upsert_all(batch).await), Err(ErrorKind::InvalidEntity));
+    assert_eq!(films.count("").await.unwrap(), 1);
+    assert_eq!(films.get("a").await.unwrap().unwrap(), good);
+
+    // Where the table has a type, what is written must be readable as that.
+    let table = client.offline_table_dyn("note").unwrap();
+    assert_eq!(kind(table.insert(json!({"id": "a", "title": "x"})).await), Err(ErrorKind::InvalidEntity));
+    assert_eq!(kind(table.insert(json!({"id": "a", "title": "x", "rank": "1"})).await), Err(ErrorKind::InvalidEntity));
+    table.insert(json!({"id": "a", "title": "x", "rank": 1})).await.unwrap();
+    assert_eq!(notes(&client).get("a").await.unwrap().unwrap().rank, 1);
+    assert_eq!(client.pending().await.unwrap().len(), 2);
+}
+
+async fn queries_are_text(store: impl Store, wire: Wire) {
+    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100, wire));
+    let client = untyped(store, &exchange, &[films()]).await;
+    let films = client.offline_table_dyn("films").unwrap();
+    let all = (0..50).map(|year| json!({"id": format!("{year:02}"), "title": format!("T{}", year % 5), "year": year}));
+    films.insert_all(all).await.unwrap();
+    let found = films
+        .query("$filter=year ge 40 and title eq 'T3'&$orderby=year desc&$select=id,year&$count=true")
+        .await
+        .unwrap();
+    assert_eq!(found.rows, [json!({"id": "48", "year": 48}), json!({"id": "43", "year": 43})]);
+    assert_eq!(found.total, Some(2));
+    let found = films.query("$orderby=title,year&$skip=1&$top=2").await.unwrap();
+    let ids: Vec<&Value> = found.rows.iter().map(|row| &row["id"]).collect();
+    assert_eq!(ids, ["05", "10"]);
+    assert_eq!(films.query("").await.unwrap().rows.len(), 50);
+    assert_eq!(films.count("$filter=year lt 7").await.unwrap(), 7);
+    for wrong in
+        ["$filter=year gt", "$filter=nothing eq 1", "$orderby=nothing", "$select=nothing", "$filter=year gt 'x'"]
+    {
+        assert_eq!(kind(films.query(wrong).await), Err(ErrorKind::InvalidQuery), "{wrong}");
+    }
+    assert_eq!(kind(films.count("$filter=nothing eq 1").await), Err(ErrorKind::InvalidQuery));
+    assert_eq!(kind(films.pull_items("$filter=nothing eq 1", None).await), Err(ErrorKind::InvalidQuery));
+}
+
+async fn i16_fields_that_are_written_back_keep_their_digits(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let table = TableOptions::new(films()).soft_delete(true).schemaless(true);
+    let builder = DatasyncService::builder().extensions(wire == Wire::Extended).table(table, rows.clone());
+    let exchange = RouterExchange::new(builder.build().unwrap());
+    let body =
+        r#"{"id":"a","title":"x","price":1.100000000000000000000000001,"big":12345678901234567890123,"tail":[1.10]}"#;
+    let record =
+        datasync_core::row::Record { body: body.as_bytes().into(), version: None, updated_at: None, deleted: false };
+    let action = Action::Create(record);
+    let change = Change { id: "a".into(), action, expected: None, now: jiff::Timestamp::UNIX_EPOCH, key: None };
+    rows.write(change).await.unwrap();
+
+    let client = untyped(store, &exchange, &[films()]).await;
+    let films = client.offline_table_dyn("films").unwrap();
+    films.pull_items("", None).await.unwrap();
+    let mut row = films.get("a").await.unwrap().unwrap();
+    row["title"] = json!("edited");
+    films.replace(row).await.unwrap();
+    assert_eq!(films.push_items().await.unwrap().pushed, 1);
+    let stored = rows.rows().pop().unwrap();
+    let stored = std::str::from_utf8(stored.record.body.as_bytes()).unwrap();
+    for kept in [r#""price":1.100000000000000000000000001"#, r#""big":12345678901234567890123"#, r#""tail":[1.10]"#] {
+        assert!(stored.contains(kept), "{stored}");
+    }
+    assert!(stored.contains(r#""title":"edited""#), "{stored}");
+}
