@@ -18,7 +18,7 @@ use crate::{
 
 /// Finds out what became of a commit that failed: the file, opened again, says whether it happened.
 pub(crate) fn settle(shared: &Shared, batch: &WriteBatch, failure: StoreError) -> Result<(), StoreError> {
-    let head = shared.with(|database| {
+    let head = shared.read(|database| {
         let read = database.begin_read().map_err(failed)?;
         let meta = read.open_table(META).map_err(failed)?;
         let head = meta.get(META_HEAD).map_err(failed)?;

@@ -3,11 +3,12 @@
 use serde_json::Value;
 
 use crate::{
+    body,
     entity::SyncEntity,
     error::{Error, ErrorKind},
     query::milliseconds,
     row::{Body, Record},
-    schema::{DELETED, SERVICE_OWNED, UPDATED_AT, VERSION},
+    schema::{DELETED, SERVICE_OWNED, TableSchema, UPDATED_AT, VERSION},
 };
 
 pub(crate) fn encode<E: SyncEntity>(entity: &E) -> Result<Body, Error> {
@@ -34,15 +35,32 @@ pub(crate) fn decode<E: SyncEntity>(id: &str, record: &Record) -> Result<E, Erro
         with_roles(record, |name| schema.field(name).is_some()).and_then(serde_json::from_value)
     };
     entity.map_err(|error| {
-        // The words of the error may hold what the user wrote (I21); its place does not.
-        let (line, column) = (error.line(), error.column());
-        let message = format!(
-            "the JSON of {}/{id} does not fit its entity (line {line}, column {column}): were fields added or changed \
-             without a default?",
-            schema.name
-        );
-        Error::new(ErrorKind::InvalidEntity, message)
+        let filled = with_roles(record, |name| !plain && schema.field(name).is_some());
+        let json = filled.and_then(|value| serde_json::to_vec(&value)).unwrap_or_default();
+        let json = if plain { record.body.as_bytes() } else { &json };
+        // A value has no places, but its JSON has.
+        misfit(&schema, id, json, &serde_json::from_slice::<E>(json).err().unwrap_or(error))
     })
+}
+
+/// The error of stored JSON that is no entity. The words of `error` may hold what the user wrote (I21); its place, and the
+/// names of fields, do not.
+fn misfit(schema: &TableSchema, id: &str, json: &[u8], error: &serde_json::Error) -> Error {
+    let (line, column) = (error.line(), error.column());
+    let words = error.to_string();
+    let missing = words.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    let known = |name: &str| schema.field(name).is_some();
+    let what = match (body::field_at(json, line, column), missing) {
+        (Some(name), _) if known(&name) => format!("at the field `{name}`, line {line}, column {column}"),
+        (None, Some(name)) if known(name) => format!("it has no field `{name}`"),
+        _ => format!("line {line}, column {column}"),
+    };
+    let message = format!(
+        "the JSON of {}/{id} does not fit its entity ({what}): make the field optional or give it a default, or register a \
+         migration",
+        schema.name
+    );
+    Error::new(ErrorKind::InvalidEntity, message)
 }
 
 fn with_roles(record: &Record, declared: impl Fn(&str) -> bool) -> Result<Value, serde_json::Error> {
