@@ -1,11 +1,12 @@
 //! The error of the public API.
 
-use std::{error::Error as StdError, fmt, sync::Arc};
+use std::{error::Error as StdError, fmt, path::Path, sync::Arc};
 
 use crate::{
     client::{Conflict, PendingChange},
     entity::InvalidId,
-    store::StoreError,
+    row::RowKey,
+    store::{Salvaged, StoreError, StoreErrorKind},
     transport::{TransportError, TransportErrorKind},
 };
 
@@ -29,6 +30,11 @@ pub enum ErrorKind {
     UnknownTable,
     /// A purge would drop changes that were not sent: [`Error::pending`] lists them.
     Pending,
+    /// The row could not be migrated to the schema of this release, and waits for a migration that was mended: see
+    /// [`DatasyncClient::quarantined`](crate::client::DatasyncClient::quarantined).
+    Quarantined,
+    /// A newer release of the app has written the store: update the app. Nothing was changed.
+    NewerSchema,
     /// The conflict is no longer the one that was shown: [`Error::conflict`] has the one there is.
     ConflictChanged,
     /// The rules of its table cannot settle the conflict: [`Error::conflict`] has it, and the message says which fields
@@ -89,6 +95,15 @@ impl Error {
         Error(Arc::new(Inner { kind, message, pending: Vec::new(), conflict: None, source }))
     }
 
+    /// The error of a call that would change a row in quarantine.
+    pub(crate) fn quarantined(key: &RowKey) -> Error {
+        let message = format!(
+            "{key:?} could not be migrated to this release's schema: update the app, or export the row and discard it with \
+             `discard_quarantined`"
+        );
+        Error::new(ErrorKind::Quarantined, message)
+    }
+
     pub(crate) fn with_pending(message: String, pending: Vec<PendingChange>) -> Error {
         Error(Arc::new(Inner { kind: ErrorKind::Pending, message, pending, conflict: None, source: None }))
     }
@@ -119,6 +134,18 @@ impl Error {
     pub(crate) fn is_refused_sign_in(&self) -> bool {
         let source = self.0.source.as_ref().and_then(|source| source.downcast_ref::<TransportError>());
         source.is_some_and(|error| error.kind() == TransportErrorKind::Unauthenticated)
+    }
+
+    /// Exports what can still be read of a damaged store: see [`StoreError::salvage`].
+    ///
+    /// # Errors
+    ///
+    /// As there; [`StoreErrorKind::Unsupported`](crate::store::StoreErrorKind::Unsupported) if this is another error.
+    pub fn salvage(&self, to: impl AsRef<Path>) -> Result<Salvaged, StoreError> {
+        match self.0.source.as_ref().and_then(|source| source.downcast_ref::<StoreError>()) {
+            Some(error) => error.salvage(to),
+            None => StoreError::new(StoreErrorKind::Unsupported, "").salvage(to),
+        }
     }
 
     /// The unsent changes that a refused purge would have dropped.

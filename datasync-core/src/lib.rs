@@ -14,6 +14,7 @@ pub mod entity;
 pub mod error;
 pub mod events;
 pub mod executor;
+pub mod export;
 pub mod memory;
 pub mod query;
 pub mod report;

@@ -364,6 +364,8 @@ pub enum LoserCause {
     Conflict,
     /// The service was restored from a backup, and no longer has the row.
     Vanished,
+    /// The row could not be migrated, and a newer copy of the service has taken its place.
+    Quarantined,
 }
 
 /// A side of a conflict.

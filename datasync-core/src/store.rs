@@ -1,6 +1,6 @@
 //! The contract between the engine and a storage backend.
 
-use std::{error::Error as StdError, fmt, ops::Bound, sync::Arc};
+use std::{error::Error as StdError, fmt, ops::Bound, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -353,18 +353,44 @@ pub enum StoreErrorKind {
     Unsupported,
 }
 
+/// What can still be read of a damaged store.
+pub trait Salvage: fmt::Debug + Send + Sync {
+    /// Writes it into a new file, and never to the store. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Io`] if there is something at `to` already, it cannot be written, or the system refuses to read.
+    fn salvage(&self, to: &Path) -> Result<Salvaged, StoreError>;
+}
+
+/// What was salvaged of a damaged store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Salvaged {
+    /// How many rows.
+    pub rows: u64,
+    /// How many queued operations; they stand behind their rows.
+    pub operations: u64,
+    /// How many settled losers.
+    pub losers: u64,
+    /// How many of the rows and losers were found where the store is damaged: these may be changed by the damage, of an
+    /// older state, or removed since. Their lines, and those of their operations, begin with `"certain":false`.
+    pub uncertain: u64,
+}
+
 /// An error of a store.
 #[derive(Debug)]
 pub struct StoreError {
     kind: StoreErrorKind,
     message: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    damaged: Option<Arc<dyn Salvage>>,
 }
 
 impl StoreError {
     /// An error of this kind; `message` says what to do.
     pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> StoreError {
-        StoreError { kind, message: message.into(), source: None }
+        StoreError { kind, message: message.into(), source: None, damaged: None }
     }
 
     /// Adds the cause.
@@ -374,16 +400,45 @@ impl StoreError {
         self
     }
 
+    /// Adds the damaged store, so that what is left of it can be exported.
+    #[must_use]
+    pub fn with_salvage(mut self, damaged: Arc<dyn Salvage>) -> StoreError {
+        self.damaged = Some(damaged);
+        self
+    }
+
     /// The class of the error.
     #[must_use]
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }
+
+    /// Exports what can still be read of the store that this error found [damaged](StoreErrorKind::Corrupted) into the new
+    /// file `to`: rows, queued operations and settled losers, each on a line of JSON (see [`export`](crate::export)).
+    /// The damaged store is only read. Blocks while it does.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Unsupported`] if this is no error of a damaged file; [`StoreErrorKind::Io`] if there is something at
+    /// `to` already, it cannot be written, or the system refuses to read.
+    pub fn salvage(&self, to: impl AsRef<Path>) -> Result<Salvaged, StoreError> {
+        match &self.damaged {
+            Some(damaged) => damaged.salvage(to.as_ref()),
+            None => {
+                let message = "there is nothing to salvage: this is not the error of a damaged file";
+                Err(StoreError::new(StoreErrorKind::Unsupported, message))
+            }
+        }
+    }
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        match self.damaged {
+            Some(_) => f.write_str(" (`salvage` of this error exports what can still be read)"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -287,7 +287,11 @@ pub(crate) fn encode_loser(loser: &SettledLoser) -> Vec<u8> {
     out.option(loser.version.as_ref(), |out, version| out.text(version));
     time(&mut out, loser.at);
     out.number(u64::from(loser.schema));
-    out.byte(u8::from(loser.cause == LoserCause::Vanished));
+    out.byte(match loser.cause {
+        LoserCause::Conflict => 0,
+        LoserCause::Vanished => 1,
+        LoserCause::Quarantined => 2,
+    });
     out.0
 }
 
@@ -307,7 +311,12 @@ pub(crate) fn decode_loser(id: Uuid, bytes: &[u8]) -> Result<SettledLoser, Store
     let version = reader.option(|reader| Ok(reader.text()?.to_owned()))?;
     let at = read_time(&mut reader)?;
     let schema = reader.small()?;
-    let cause = if reader.byte()? == 0 { LoserCause::Conflict } else { LoserCause::Vanished };
+    let cause = match reader.byte()? {
+        0 => LoserCause::Conflict,
+        1 => LoserCause::Vanished,
+        2 => LoserCause::Quarantined,
+        other => return Err(corrupted(format!("there is no cause {other}"))),
+    };
     reader.end()?;
     Ok(SettledLoser { id, key, side, body, version, at, schema, cause })
 }

@@ -2,11 +2,14 @@
 
 use std::{path::Path, sync::Arc};
 
-use datasync_core::{executor::BlockingExecutor, store::StoreError};
+use datasync_core::{
+    executor::BlockingExecutor,
+    store::{StoreError, StoreErrorKind},
+};
 use futures::future::BoxFuture;
 use redb::StorageBackend;
 
-use crate::{open, shared::Shared, store::RedbStore};
+use crate::{open, salvage::Damaged, shared::Shared, store::RedbStore};
 
 /// Runs blocking calls on the threads of the `blocking` crate, which needs no runtime.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,18 +48,22 @@ impl RedbBuilder {
         self
     }
 
-    /// Opens the file, or makes it if it is not there or empty. Blocks while a file that was not closed is repaired.
+    /// Opens the file, or makes it if it is not there or empty. Blocks while a file that was not closed is repaired, in memory:
+    /// until the first write the file is only read.
     ///
     /// # Errors
     ///
     /// [`AlreadyOpen`](datasync_core::store::StoreErrorKind::AlreadyOpen) if another process or handle has it open,
     /// [`NotAStore`](datasync_core::store::StoreErrorKind::NotAStore),
     /// [`NewerFormat`](datasync_core::store::StoreErrorKind::NewerFormat),
-    /// [`Corrupted`](datasync_core::store::StoreErrorKind::Corrupted) or
+    /// [`Corrupted`](datasync_core::store::StoreErrorKind::Corrupted), whose [`StoreError::salvage`] exports what is left, or
     /// [`Io`](datasync_core::store::StoreErrorKind::Io). The file is left as it was then.
     pub fn open(self, path: impl AsRef<Path>) -> Result<RedbStore, StoreError> {
         let path = path.as_ref();
-        let database = open::file(path, self.cache)?;
+        let database = open::look(path, self.cache).map_err(|error| match error.kind() {
+            StoreErrorKind::Corrupted => error.with_salvage(Arc::new(Damaged(path.to_owned()))),
+            _ => error,
+        })?;
         Ok(RedbStore::new(Shared::new(database, Some((path.to_owned(), self.cache))), self.executor))
     }
 

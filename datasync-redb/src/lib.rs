@@ -16,6 +16,8 @@ mod error;
 mod keys;
 mod maintenance;
 mod open;
+mod pages;
+mod salvage;
 mod scan;
 mod shared;
 mod store;

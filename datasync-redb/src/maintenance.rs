@@ -64,7 +64,7 @@ impl RedbStore {
         let path = path.as_ref().to_owned();
         self.blocking(StoreErrorKind::Io, move |shared| {
             // The moment of the copy; the lock is not held while it is made.
-            let read = shared.with(|database| database.begin_read().map_err(failed))?;
+            let read = shared.write(|database| database.begin_read().map_err(failed))?;
             copy_to(&read, &path)
         })
         .await

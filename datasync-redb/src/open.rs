@@ -1,19 +1,23 @@
-//! Opening a file without touching one that is not ours.
+//! Opening a file without touching one that is not ours, or that somebody only looks at.
 //!
-//! A file is looked at before redb may write to it: its first bytes, then its meta row. If it was not closed (after a
-//! kill) redb would repair it first; then the repair is tried on an overlay in memory, and the file itself is opened
-//! only if what comes out is one of our stores.
+//! redb writes to every file that it opens: it marks it as open, mends one that was not closed (after a kill), and notes at
+//! the end what is free. So a file is first opened under an overlay that keeps what would be written in memory, and is
+//! locked against others. Its first bytes and its meta row say whether it is one of our stores; and if it is, it is read
+//! through the overlay until the first write, which opens the file itself.
 
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
+    ops::Bound,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use datasync_core::store::{StoreError, StoreErrorKind};
-use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, TableError};
+use redb::{
+    BackendError, Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, TableError, backends::FileBackend,
+};
 
 use crate::{
     error::{corrupted, failed, guarded, of_io, opening},
@@ -31,11 +35,21 @@ fn builder(cache: usize) -> Builder {
     builder
 }
 
-pub(crate) fn file(path: &Path, cache: usize) -> Result<Database, StoreError> {
-    guarded(|| open(path, cache))
+/// Opens a file to look at it, and makes it if there is none. It is not written to, and nobody else can open it meanwhile.
+pub(crate) fn look(path: &Path, cache: usize) -> Result<Database, StoreError> {
+    guarded(|| look_at(path, cache))
 }
 
-fn open(path: &Path, cache: usize) -> Result<Database, StoreError> {
+/// Opens a file to write to it.
+pub(crate) fn live(path: &Path, cache: usize) -> Result<Database, StoreError> {
+    guarded(|| {
+        let database = builder(cache).open(path).map_err(opening)?;
+        check(&database)?;
+        Ok(database)
+    })
+}
+
+fn look_at(path: &Path, cache: usize) -> Result<Database, StoreError> {
     let io = |error: io::Error| {
         let message = format!("the file of the store cannot be opened: {error}");
         StoreError::new(StoreErrorKind::Io, message).with_source(error)
@@ -53,10 +67,12 @@ fn open(path: &Path, cache: usize) -> Result<Database, StoreError> {
     };
     match length {
         0 => create(path, cache)?,
-        length => look(path, cache, length)?,
+        length => check_beginning(path, length)?,
     }
-    let database = builder(cache).open(path).map_err(opening)?;
-    check(&database, length == 0)?;
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
+    let overlay = Overlay::new(file).map_err(opening)?;
+    let database = builder(cache).create_with_backend(overlay).map_err(opening)?;
+    check(&database)?;
     Ok(database)
 }
 
@@ -94,18 +110,15 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 pub(crate) fn backend(backend: impl StorageBackend, cache: usize) -> Result<Database, StoreError> {
-    let length = backend.len().map_err(|error| {
-        StoreError::new(StoreErrorKind::Io, format!("the storage cannot be read: {error}")).with_source(error)
-    })?;
     guarded(|| {
         let database = builder(cache).create_with_backend(backend).map_err(opening)?;
-        check(&database, length == 0)?;
+        check(&database)?;
         Ok(database)
     })
 }
 
-/// Looks at an existing file without writing to it.
-fn look(path: &Path, cache: usize, length: u64) -> Result<(), StoreError> {
+/// Looks at the first bytes of an existing file.
+fn check_beginning(path: &Path, length: u64) -> Result<(), StoreError> {
     let io = |error: io::Error| {
         let message = format!("the file of the store cannot be read: {error}");
         StoreError::new(StoreErrorKind::Io, message).with_source(error)
@@ -120,22 +133,11 @@ fn look(path: &Path, cache: usize, length: u64) -> Result<(), StoreError> {
         }
         _ => return Err(StoreError::new(StoreErrorKind::NotAStore, "the file is not a store: choose another path")),
     }
-    match builder(cache).open_read_only(path) {
-        Ok(database) => check(&database, false),
-        Err(DatabaseError::RepairAborted) => {
-            let overlay = Overlay::new(OpenOptions::new().read(true).open(path).map_err(io)?, length);
-            let database = builder(cache).create_with_backend(overlay).map_err(opening)?;
-            check(&database, false)
-        }
-        Err(error) => Err(opening(error)),
-    }
+    Ok(())
 }
 
-/// Checks that a database is one of our stores. A database of a file that was not there yet has nothing to check.
-fn check(database: &impl ReadableDatabase, fresh: bool) -> Result<(), StoreError> {
-    if fresh {
-        return Ok(());
-    }
+/// Checks that a database is one of our stores, or empty.
+fn check(database: &Database) -> Result<(), StoreError> {
     let foreign = || StoreError::new(StoreErrorKind::NotAStore, "the file is another program's: choose another path");
     let read = database.begin_read().map_err(failed)?;
     let format = match read.open_table(META) {
@@ -161,7 +163,11 @@ fn check(database: &impl ReadableDatabase, fresh: bool) -> Result<(), StoreError
 
 /// A file that is only read, and what would have been written to it.
 #[derive(Debug)]
-struct Overlay(Mutex<Layers>);
+struct Overlay {
+    layers: Mutex<Layers>,
+    /// The same file, as redb locks it.
+    lock: FileBackend,
+}
 
 #[derive(Debug)]
 struct Layers {
@@ -172,12 +178,15 @@ struct Layers {
 }
 
 impl Overlay {
-    fn new(file: File, length: u64) -> Overlay {
-        Overlay(Mutex::new(Layers { file, file_length: length, length, written: BTreeMap::new() }))
+    fn new(file: File) -> Result<Overlay, DatabaseError> {
+        let length = file.metadata()?.len();
+        let lock = FileBackend::new(file.try_clone()?)?;
+        let layers = Mutex::new(Layers { file, file_length: length, length, written: BTreeMap::new() });
+        Ok(Overlay { layers, lock })
     }
 
     fn layers(&self) -> MutexGuard<'_, Layers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -225,6 +234,11 @@ impl StorageBackend for Overlay {
         if offset + out.len() as u64 > layers.length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        let end = offset + out.len() as u64;
+        if end <= layers.file_length && layers.written.range(offset - offset % PAGE..end).next().is_none() {
+            layers.file.seek(SeekFrom::Start(offset))?;
+            return layers.file.read_exact(out);
+        }
         let mut done = 0;
         layers.pages(offset, out.len() as u64, |layers, start, from, to| {
             let page = layers.page(start)?;
@@ -256,5 +270,33 @@ impl StorageBackend for Overlay {
             layers.written.insert(start, page);
             Ok(())
         })
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.lock.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.lock.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.lock.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.lock.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.lock.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.lock.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.lock.query_lock_range(start, end)
     }
 }

@@ -109,7 +109,7 @@ impl RedbStore {
         work: impl FnOnce(&Shared, &ReadTransaction) -> Result<Option<T>, StoreError> + Send + 'static,
     ) -> Result<Option<T>, StoreError> {
         let read = |shared: &Shared| {
-            shared.with(|database| {
+            shared.read(|database| {
                 let transaction = database.begin_read().map_err(failed)?;
                 work(shared, &transaction)
             })
@@ -153,7 +153,7 @@ fn decode_indexed(table: &Arc<str>, bytes: &[u8]) -> Result<Indexed, StoreError>
 impl Store for RedbStore {
     async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Outdated>, StoreError> {
         let tables = tables.to_vec();
-        self.blocking(StoreErrorKind::Io, move |shared| shared.with(|database| open(shared, database, &tables))).await
+        self.blocking(StoreErrorKind::Io, move |shared| shared.write(|database| open(shared, database, &tables))).await
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
@@ -334,7 +334,7 @@ impl Store for RedbStore {
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        let work = move |shared: &Shared| match shared.with(|database| commit(shared, database, &batch)) {
+        let work = move |shared: &Shared| match shared.write(|database| commit(shared, database, &batch)) {
             Err(error) if error.kind() == StoreErrorKind::OutcomeUnknown => settle(shared, &batch, error),
             done => done,
         };

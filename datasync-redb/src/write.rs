@@ -22,7 +22,7 @@ pub(crate) fn settle(shared: &Shared, batch: &WriteBatch, failure: StoreError) -
     if !shared.can_be_reopened() {
         return Err(failure);
     }
-    let head = shared.with(|database| {
+    let head = shared.read(|database| {
         let read = database.begin_read().map_err(failed)?;
         let meta = read.open_table(META).map_err(failed)?;
         let head = meta.get(META_HEAD).map_err(failed)?;

@@ -27,6 +27,10 @@ pub enum Fault {
     Delay(Duration),
     /// It happens, and its answer is held until the gate is opened.
     Hold(Gate),
+    /// It does not happen, and neither does any later call: as if the process had been killed before it.
+    EndBefore,
+    /// It happens, and no later call does: as if the process had been killed before it learned of that.
+    EndAfter,
     /// The process ends before it happens, as by a kill.
     KillBefore,
     /// The process ends after it happened, as by a kill.
@@ -59,6 +63,7 @@ pub struct Faults<C> {
 struct State<C> {
     script: VecDeque<(C, Fault)>,
     calls: Vec<C>,
+    ended: bool,
 }
 
 impl<C> Clone for Faults<C> {
@@ -69,7 +74,7 @@ impl<C> Clone for Faults<C> {
 
 impl<C> Default for Faults<C> {
     fn default() -> Self {
-        Faults { state: Arc::new(Mutex::new(State { script: VecDeque::new(), calls: Vec::new() })) }
+        Faults { state: Arc::new(Mutex::new(State { script: VecDeque::new(), calls: Vec::new(), ended: false })) }
     }
 }
 
@@ -107,8 +112,13 @@ impl<C: Copy + PartialEq> Faults<C> {
     pub(crate) fn meet(&self, call: C) -> Fault {
         let mut state = self.state();
         state.calls.push(call);
+        if state.ended {
+            return Fault::Refuse;
+        }
         let place = state.script.iter().position(|(wanted, _)| *wanted == call);
-        place.and_then(|place| state.script.remove(place)).map_or(Fault::Pass, |(_, fault)| fault)
+        let fault = place.and_then(|place| state.script.remove(place)).map_or(Fault::Pass, |(_, fault)| fault);
+        state.ended = matches!(fault, Fault::EndBefore | Fault::EndAfter);
+        fault
     }
 }
 
@@ -122,7 +132,11 @@ pub(crate) enum Told {
 pub(crate) async fn make<T>(fault: Fault, clock: &dyn Clock, call: impl Future<Output = T>) -> Result<T, Told> {
     match fault {
         Fault::Pass => Ok(call.await),
-        Fault::Refuse => Err(Told::Refused),
+        Fault::Refuse | Fault::EndBefore => Err(Told::Refused),
+        Fault::EndAfter => {
+            call.await;
+            Err(Told::Refused)
+        }
         Fault::FailBefore => Err(Told::Nothing),
         Fault::FailAfter => {
             call.await;

@@ -167,6 +167,21 @@ pub fn service_of(rows: impl Repository + Clone, page_size: u64, wire: Wire, clo
     wire.lead_to(service.expect("the service is well configured"))
 }
 
+/// What every service of notes knows of a note.
+#[derive(Clone, Debug, Serialize, Deserialize, SyncEntity)]
+#[sync(crate = "datasync_core", table = "note")]
+struct AnyNote {
+    id: String,
+    rank: i64,
+}
+
+/// A service with a table of notes that keeps whatever fields they have.
+pub fn open_service(rows: &MemoryRepository, wire: Wire) -> Router {
+    let notes = TableOptions::of::<AnyNote>().soft_delete(true).schemaless(true);
+    let builder = DatasyncService::builder().extensions(wire.extended());
+    wire.lead_to(builder.table(notes, rows.clone()).build().expect("the service is well configured"))
+}
+
 /// What happens to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {

@@ -207,7 +207,8 @@ async fn i16_fields_that_are_written_back_keep_their_digits(store: impl Store, w
     let record =
         datasync_core::row::Record { body: body.as_bytes().into(), version: None, updated_at: None, deleted: false };
     let action = Action::Create(record);
-    let change = Change { id: "a".into(), action, expected: None, now: jiff::Timestamp::UNIX_EPOCH, key: None };
+    let change =
+        Change { id: "a".into(), action, expected: None, now: jiff::Timestamp::UNIX_EPOCH, key: None, forget: None };
     rows.write(change).await.unwrap();
 
     let client = untyped(store, &exchange, &[films()]).await;

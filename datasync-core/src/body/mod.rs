@@ -26,9 +26,12 @@
 
 mod equal;
 
+mod rewrite;
+
 use std::fmt;
 
 use jiff::Timestamp;
+pub(crate) use rewrite::rewrite;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{MapAccess, Visitor},
@@ -192,6 +195,36 @@ pub(crate) fn carry_local(schema: &TableSchema, service: &Body, stored: Option<&
         object.set(name, stored.raw(name));
     }
     object.to_body()
+}
+
+/// The field of a JSON object whose value is at this place, counted as serde_json counts.
+pub(crate) fn field_at(json: &[u8], line: usize, column: usize) -> Option<String> {
+    let object: Object<'_> = serde_json::from_slice(json).ok()?;
+    let lines = json.split_inclusive(|byte| *byte == b'\n');
+    let at = lines.take(line.checked_sub(1)?).map(<[u8]>::len).sum::<usize>() + column;
+    let within = |text: &RawValue| {
+        let start = text.get().as_ptr().addr() - json.as_ptr().addr();
+        (start..=start + text.get().len()).contains(&at)
+    };
+    object.0.iter().find(|(_, text)| within(text)).map(|(name, _)| name.clone())
+}
+
+/// A body with those fields of another one that it does not have, of all or of these names.
+pub(crate) fn fill(body: &Body, other: &Body, names: impl Fn(&str) -> bool) -> Body {
+    let (Ok(mut object), Ok(other)) = (Object::parse(body), Object::parse(other)) else { return body.clone() };
+    let own = object.0.len();
+    for (name, value) in &other.0 {
+        if names(name) && !object.has(name) {
+            object.set(name, Some(value));
+        }
+    }
+    if object.0.len() == own { body.clone() } else { object.to_body() }
+}
+
+/// Whether a body has a value of a local field that `other` does not have.
+pub(crate) fn has_local(schema: &TableSchema, body: &Body, other: &Body) -> bool {
+    let (Ok(body), Ok(other)) = (Object::parse(body), Object::parse(other)) else { return true };
+    schema.local_fields().any(|name| body.get(name).is_some() && other.get(name).is_none())
 }
 
 /// What is sent of a record: neither local fields nor those that the service owns. The edit's time is cut to `now`, the

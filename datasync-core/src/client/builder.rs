@@ -1,11 +1,14 @@
 //! Building a client: what it stores in, talks to and keeps.
 
-use std::{collections::BTreeMap, marker::PhantomData, sync::Arc};
+use std::{collections::BTreeMap, error::Error as StdError, marker::PhantomData, sync::Arc};
+
+use serde_json::Value;
 
 use crate::{
     client::{
-        DatasyncClient, codec,
-        reindex::{IndexProgress, Told, reindex},
+        DatasyncClient, codec, migrate,
+        progress::{OpeningProgress, Told},
+        reindex::reindex,
         resolver::{ConflictResolver, erase},
     },
     clock::Clock,
@@ -16,6 +19,7 @@ use crate::{
         committer::Committer,
         conflict::{Readable, Resolve, Rules},
         links,
+        migrate::{Migrate, Migrations},
         service::{self, Service},
         table::{Table, Tables},
     },
@@ -31,18 +35,20 @@ use crate::{
 #[must_use]
 pub struct TableOptions<E> {
     resolver: Option<Arc<Resolve>>,
+    migrations: Vec<(u32, Arc<Migrate>)>,
     marker: PhantomData<fn() -> E>,
 }
 
 impl<E> std::fmt::Debug for TableOptions<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TableOptions").field("resolver", &self.resolver.is_some()).finish()
+        let mut debug = f.debug_struct("TableOptions");
+        debug.field("resolver", &self.resolver.is_some()).field("migrations", &self.migrations.len()).finish()
     }
 }
 
 impl<E: SyncEntity> Default for TableOptions<E> {
     fn default() -> Self {
-        TableOptions { resolver: None, marker: PhantomData }
+        TableOptions { resolver: None, migrations: Vec::new(), marker: PhantomData }
     }
 }
 
@@ -57,12 +63,50 @@ impl<E: SyncEntity> TableOptions<E> {
         self.resolver = Some(erase(resolver));
         self
     }
+
+    /// Brings the rows that follow version `from` of the table's schema to version `from + 1`. The first schema that an app
+    /// was released with is version 1; the table's own version is one more than the greatest `from`. Keep every migration
+    /// that there ever was: a device may come back after years.
+    ///
+    /// `migration` is given the JSON of a row as it is stored, with the fields that only the service knows, and returns it as
+    /// this version would have stored it. It must not change the id. It runs when [`ClientBuilder::build`] opens a
+    /// store of an older release, on each row and on every other copy of it that is kept: the service's, that of a conflict,
+    /// a body that lost. Those of the service lack the local fields. It may run more than once for one body,
+    /// and a field that it does not change keeps its bytes.
+    ///
+    /// If it fails or panics, or what it returns cannot be read as `E`, the row goes into quarantine with everything queued
+    /// for it: see [`DatasyncClient::quarantined`]. The next start tries again.
+    ///
+    /// Without a migration a schema may change as far as the stored JSON still fits: fields may be added that are optional
+    /// or have a default, and what was stored for a field that was removed is kept and sent as it is.
+    ///
+    /// What the *service* sends is not migrated: it must fit `E`.
+    ///
+    /// ```
+    /// # use datasync_core::{client::TableOptions, entity::SyncEntity};
+    /// # fn example<TodoItem: SyncEntity>() -> TableOptions<TodoItem> {
+    /// TableOptions::<TodoItem>::new().migration(1, |mut json| {
+    ///     let minutes = json["minutes"].as_u64().ok_or("no minutes")?;
+    ///     json["seconds"] = (minutes * 60).into();
+    ///     Ok(json)
+    /// })
+    /// # }
+    /// ```
+    pub fn migration(
+        mut self,
+        from: u32,
+        migration: impl Fn(Value) -> Result<Value, Box<dyn StdError + Send + Sync>> + Send + Sync + 'static,
+    ) -> TableOptions<E> {
+        self.migrations.push((from, Arc::new(migration)));
+        self
+    }
 }
 
 struct Declared {
     schema: TableSchema,
     resolver: Option<Arc<Resolve>>,
     readable: Option<Readable>,
+    migrations: Vec<(u32, Arc<Migrate>)>,
 }
 
 /// Builds a [`DatasyncClient`].
@@ -129,8 +173,9 @@ impl ClientBuilder {
 
     /// Adds the table of an entity, with options of its own.
     pub fn table_with<E: SyncEntity>(mut self, options: TableOptions<E>) -> ClientBuilder {
+        let TableOptions { resolver, migrations, .. } = options;
         let readable: Readable = |id, record| codec::decode::<E>(id, record).map(drop);
-        self.tables.push(Declared { schema: E::SCHEMA, resolver: options.resolver, readable: Some(readable) });
+        self.tables.push(Declared { schema: E::SCHEMA, resolver, readable: Some(readable), migrations });
         self
     }
 
@@ -152,25 +197,26 @@ impl ClientBuilder {
     /// # drop(builder);
     /// ```
     pub fn table_dyn(mut self, schema: TableSchema) -> ClientBuilder {
-        self.tables.push(Declared { schema, resolver: None, readable: None });
+        self.tables.push(Declared { schema, resolver: None, readable: None, migrations: Vec::new() });
         self
     }
 
-    /// Tells how far the indexes are that [`build`](ClientBuilder::build) makes: those that this release of the app has added
-    /// or changed. It is called before the first row of a table and after each commit; not at all if there is
-    /// nothing to do. What is done when the process dies stays done.
-    pub fn on_index_progress(mut self, told: impl Fn(IndexProgress) + Send + Sync + 'static) -> ClientBuilder {
+    /// Tells how far [`build`](ClientBuilder::build) is with what takes long: the rows that are migrated, and the indexes that
+    /// this release of the app has added or changed. It is called before the first row of a table and after each
+    /// commit; not at all if there is nothing to do. What is done when the process dies stays done.
+    pub fn on_progress(mut self, told: impl Fn(OpeningProgress) + Send + Sync + 'static) -> ClientBuilder {
         self.told = Told(Some(Arc::new(told)));
         self
     }
 
-    /// Opens the store and checks everything. Indexes that were added or changed since the store was last open are built,
-    /// those that were dropped are removed.
+    /// Opens the store and checks everything. Rows of an older release of the app are migrated; indexes that were added or
+    /// changed since the store was last open are built, those that were dropped are removed.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] if a part is missing, a table is declared twice or its schema is wrong, or the
-    /// configuration names what does not exist; [`ErrorKind::Store`] if the store cannot be opened.
+    /// [`ErrorKind::InvalidConfig`] if a part is missing, a table is declared twice, its schema is wrong or a migration
+    /// missing, or the configuration names what does not exist; [`ErrorKind::NewerSchema`] if a newer release of the
+    /// app has written the store, which is left as it was; [`ErrorKind::Store`] if the store cannot be opened.
     pub async fn build(self) -> Result<DatasyncClient, Error> {
         let missing = |what: &str| Error::new(ErrorKind::InvalidConfig, format!("the client has no {what}: add one"));
         let store = self.store.ok_or_else(|| missing("store"))?;
@@ -180,20 +226,23 @@ impl ClientBuilder {
             return Err(missing("table"));
         }
         let mut tables = BTreeMap::new();
-        for Declared { schema, resolver, readable } in self.tables {
+        for Declared { schema, resolver, readable, migrations } in self.tables {
             check_schema(&schema)?;
             let name: Arc<str> = schema.name.as_ref().into();
             let rules = Rules { resolver, readable, ..self.config.rules(&schema)? };
             let fingerprint = schema.fingerprint();
             let (pulled, query_id) = self.config.pulled(&name)?;
+            let migrations = Migrations(in_order(&name, migrations)?);
             let table = Table {
                 name: Arc::clone(&name),
                 schema,
                 fingerprint,
-                version: 1,
+                version: migrations.version(),
+                migrations,
                 pulled,
                 query_id,
                 rules,
+                retired: Vec::new(),
                 parents: Vec::new(),
                 children: Vec::new(),
             };
@@ -205,6 +254,8 @@ impl ClientBuilder {
         let names: Vec<&str> = tables.keys().map(AsRef::as_ref).collect();
         self.config.check(&names)?;
         links::connect(&mut tables)?;
+        let found = migrate::look(&*store, &tables).await?;
+        found.retire(&mut tables);
         let tables = tables.into_iter().map(|(name, table)| (name, Arc::new(table))).collect();
         let tables = Arc::new(Tables(tables));
         let specs: Vec<TableSpec> = tables.0.values().map(|table| table.spec()).collect();
@@ -214,6 +265,7 @@ impl ClientBuilder {
         let service = Arc::new(Service::new(Arc::clone(&transport), known.as_ref())?);
         let (disk, time, all) = (Arc::clone(&store), Arc::clone(&clock), Arc::clone(&tables));
         let committer = Committer::new(disk, time, all, present, Arc::clone(&service));
+        migrate::migrate(&*store, &committer, &tables, &found, &self.told).await?;
         for outdated in &outdated {
             if let Some(spec) = specs.iter().find(|spec| spec.table == outdated.table) {
                 reindex(&*store, &committer, outdated, spec, &self.told).await?;
@@ -235,6 +287,23 @@ impl ClientBuilder {
         };
         Ok(DatasyncClient { engine: Arc::new(engine) })
     }
+}
+
+/// The migrations from version 1 on, without a gap.
+fn in_order(table: &str, mut migrations: Vec<(u32, Arc<Migrate>)>) -> Result<Vec<Arc<Migrate>>, Error> {
+    migrations.sort_by_key(|(from, _)| *from);
+    for (position, (from, _)) in migrations.iter().enumerate() {
+        let wanted = position as u32 + 1;
+        if *from != wanted {
+            let what = match *from {
+                0 => "has a migration from version 0, but the first version is 1".to_owned(),
+                from if from < wanted => format!("has two migrations from version {from}"),
+                from => format!("has a migration from version {from}, but none from version {wanted}"),
+            };
+            return Err(Error::new(ErrorKind::InvalidConfig, format!("the table `{table}` {what}")));
+        }
+    }
+    Ok(migrations.into_iter().map(|(_, migration)| migration).collect())
 }
 
 fn check_schema(schema: &TableSchema) -> Result<(), Error> {

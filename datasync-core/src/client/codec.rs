@@ -9,6 +9,7 @@ use serde::{
 use serde_json::{Value, value::RawValue};
 
 use crate::{
+    body,
     entity::SyncEntity,
     error::{Error, ErrorKind},
     query::milliseconds,
@@ -39,7 +40,13 @@ pub(crate) fn decode<E: SyncEntity>(id: &str, record: &Record) -> Result<E, Erro
     } else {
         read(record, |name| schema.field(name).is_some() || !SERVICE_OWNED.contains(&name))
     };
-    let entity = entity.map_err(|error| unreadable(&schema.name, id, &error))?;
+    let entity = entity.map_err(|error| {
+        let filled = with_roles(record, |name| !plain && schema.field(name).is_some());
+        let json = filled.and_then(|value| serde_json::to_vec(&value)).unwrap_or_default();
+        let json = if plain { record.body.as_bytes() } else { &json };
+        // What was read field by field has no places, but the JSON of it has.
+        misfit(&schema, id, json, &serde_json::from_slice::<E>(json).err().unwrap_or(error))
+    })?;
     if entity.id() != id {
         let message = format!(
             "the row `{id}` of `{}` is called `{}` by the type of the entity's id: take a `String` for its ids",
@@ -54,17 +61,41 @@ pub(crate) fn decode<E: SyncEntity>(id: &str, record: &Record) -> Result<E, Erro
 /// The record as JSON: every field of its body, and what the service says of the row where the schema asks for it.
 pub(crate) fn value(schema: &TableSchema, id: &str, record: &Record) -> Result<Value, Error> {
     let value = read(record, |name| schema.field(name).is_some() || !SERVICE_OWNED.contains(&name));
-    value.map_err(|error| unreadable(&schema.name, id, &error))
+    value.map_err(|error| misfit(schema, id, record.body.as_bytes(), &error))
 }
 
-fn unreadable(table: &str, id: &str, error: &serde_json::Error) -> Error {
-    // The words of the error may hold what the user wrote (I21); its place does not.
+/// The error of stored JSON that is no entity. The words of `error` may hold what the user wrote (I21); its place, and the
+/// names of fields, do not.
+fn misfit(schema: &TableSchema, id: &str, json: &[u8], error: &serde_json::Error) -> Error {
     let (line, column) = (error.line(), error.column());
+    let words = error.to_string();
+    let missing = words.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    let known = |name: &str| schema.field(name).is_some();
+    let what = match (body::field_at(json, line, column), missing) {
+        (Some(name), _) if known(&name) => format!("at the field `{name}`, line {line}, column {column}"),
+        (None, Some(name)) if known(name) => format!("it has no field `{name}`"),
+        _ => format!("line {line}, column {column}"),
+    };
     let message = format!(
-        "the JSON of {table}/{id} does not fit its entity (line {line}, column {column}): were fields added or changed \
-         without a default?"
+        "the JSON of {}/{id} does not fit its entity ({what}): make the field optional or give it a default, or register a \
+         migration",
+        schema.name
     );
     Error::new(ErrorKind::InvalidEntity, message)
+}
+
+fn with_roles(record: &Record, declared: impl Fn(&str) -> bool) -> Result<Value, serde_json::Error> {
+    let mut object: serde_json::Map<String, Value> = serde_json::from_slice(record.body.as_bytes())?;
+    if let (Some(version), true) = (&record.version, declared(VERSION)) {
+        object.insert(VERSION.to_owned(), version.clone().into());
+    }
+    if let (Some(time), true) = (record.updated_at, declared(UPDATED_AT)) {
+        object.insert(UPDATED_AT.to_owned(), milliseconds(time).into());
+    }
+    if declared(DELETED) {
+        object.insert(DELETED.to_owned(), record.deleted.into());
+    }
+    Ok(Value::Object(object))
 }
 
 /// Reads the fields that are wanted, and only them: those of the body, and in their place what the service says of the row.

@@ -4,10 +4,11 @@ use uuid::Uuid;
 
 use crate::{
     body,
-    client::{DatasyncClient, codec},
+    client::{DatasyncClient, codec, quarantine},
     engine::{
         change::{self, Change},
         committer::{Reads, Tx},
+        migrate::loser_in_present,
     },
     entity::SyncEntity,
     error::{Error, ErrorKind},
@@ -16,22 +17,19 @@ use crate::{
 
 impl DatasyncClient {
     /// The bodies that lost conflicts which a policy, a resolver or a person settled, or went with their row when the service
-    /// was restored from a backup; oldest first. After the configured `loser_age` they are removed.
+    /// was restored from a backup; oldest first. After the configured `loser_age` they are removed. One that could not be
+    /// migrated to this release's schema is not among them, but in [`quarantined`](DatasyncClient::quarantined).
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Store`].
     pub async fn settled_losers(&self) -> Result<Vec<SettledLoser>, Error> {
-        let account = self.engine.account();
-        let mut all: Vec<SettledLoser> = Vec::new();
-        loop {
-            let after = all.last().map(|loser| loser.id);
-            let page = self.engine.store.losers(&account, after, 1_000).await?;
-            if page.is_empty() {
-                return Ok(all);
-            }
-            all.extend(page);
-        }
+        let mut all = quarantine::all_losers(&self.engine).await?;
+        all.retain_mut(|loser| match self.engine.tables.0.get(&loser.key.table) {
+            Some(table) => loser_in_present(table, loser).map(|present| *loser = present).is_ok(),
+            None => true,
+        });
+        Ok(all)
     }
 
     /// Brings a body that was lost back as a local edit: its row is replaced, or inserted if it is gone, and the next push
@@ -41,7 +39,7 @@ impl DatasyncClient {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] if there is no such settled loser; [`ErrorKind::UnknownTable`] if the client no longer has its
-    /// table; [`ErrorKind::Store`].
+    /// table; [`ErrorKind::Quarantined`] if its body could not be migrated to this release's schema; [`ErrorKind::Store`].
     pub async fn restore_loser(&self, id: Uuid) -> Result<(), Error> {
         let before = id.as_u128().checked_sub(1).map(Uuid::from_u128);
         let found = self.engine.store.losers(&self.engine.account(), before, 1).await?.pop();
@@ -49,6 +47,10 @@ impl DatasyncClient {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no settled loser {id}")));
         };
         let table = std::sync::Arc::clone(self.engine.tables.get(&loser.key.table)?);
+        let loser = loser_in_present(&table, &loser).map_err(|reason| {
+            let message = format!("the settled loser {id} could not be migrated to this release's schema: {reason}");
+            Error::new(ErrorKind::Quarantined, message)
+        })?;
         let reads = Reads::row(loser.key.clone());
         let plan = move |tx: &mut Tx<'_>| {
             let stored = tx.row(&loser.key)?.and_then(|row| row.record);

@@ -354,7 +354,9 @@ async fn states(engine: &Engine, queued: &[QueuedOperation]) -> Result<Vec<Pendi
 }
 
 pub(crate) fn queued_row(tx: &Tx<'_>, key: &RowKey) -> Result<Row, Error> {
-    tx.row(key)?
-        .filter(|row| !row.operations.is_empty())
-        .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("nothing is queued for {key:?}")))
+    match tx.row(key)? {
+        Some(row) if row.quarantine.is_some() => Err(Error::quarantined(key)),
+        Some(row) if !row.operations.is_empty() => Ok(row),
+        _ => Err(Error::new(ErrorKind::NotFound, format!("nothing is queued for {key:?}"))),
+    }
 }

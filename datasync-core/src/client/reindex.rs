@@ -9,9 +9,10 @@
 //!
 //! Nobody else writes meanwhile: the client is not made yet.
 
-use std::{fmt, ops::Bound, sync::Arc};
+use std::{ops::Bound, sync::Arc};
 
 use crate::{
+    client::progress::{OpeningWork, Told},
     engine::{
         account,
         committer::{Committer, Reads, Tx},
@@ -23,28 +24,6 @@ use crate::{
 
 /// How many rows one commit indexes again.
 const PAGE: usize = 1_000;
-
-/// How far the indexes of a table are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct IndexProgress {
-    /// The table.
-    pub table: Arc<str>,
-    /// How many of its rows are in the indexes.
-    pub done: u64,
-    /// How many rows it has.
-    pub total: u64,
-}
-
-/// Who is told of the progress.
-#[derive(Clone, Default)]
-pub(super) struct Told(pub(super) Option<Arc<dyn Fn(IndexProgress) + Send + Sync>>);
-
-impl fmt::Debug for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Told").field(&self.0.is_some()).finish()
-    }
-}
 
 pub(super) async fn reindex(
     store: &dyn Store,
@@ -78,11 +57,7 @@ pub(super) async fn reindex(
         left += store.count(request).await?;
     }
     let mut done = total - left.min(total);
-    let tell = |done| {
-        if let Some(told) = &told.0 {
-            told(IndexProgress { table: Arc::clone(&spec.table), done, total });
-        }
-    };
+    let tell = |done| told.tell(OpeningWork::Indexes, &spec.table, done, total);
     tell(done);
     let accounts = requests.len();
     for (place, mut request) in requests.into_iter().enumerate() {

@@ -11,6 +11,7 @@ use crate::{
         committer::Tx,
         conflict::{Settled, accumulates, clashes, settle},
         links,
+        migrate::{as_sent_now, copy_in_present},
         table::Table,
     },
     row::{
@@ -39,6 +40,20 @@ pub(crate) enum Answer {
     NotSent,
     /// The outcome is not known, or the service asked for patience.
     Unknown { wait: Duration, demanded: bool, exhausted: Option<String> },
+}
+
+impl Answer {
+    /// The service's copy in it.
+    fn copy_mut(&mut self) -> Option<&mut Record> {
+        match self {
+            Answer::Applied(Some(record))
+            | Answer::AppliedThenFetched(ServiceCopy::Found(record))
+            | Answer::PerhapsAppliedThenFetched(ServiceCopy::Found(record))
+            | Answer::Conflict(Some(ServiceCopy::Found(record)))
+            | Answer::ConflictThenFetched(ServiceCopy::Found(record)) => Some(record),
+            _ => None,
+        }
+    }
 }
 
 /// What became of the operation.
@@ -72,7 +87,19 @@ pub(crate) fn apply(
     if !row.operations.first().is_some_and(|operation| operation.place == place && operation.in_doubt()) {
         return Ok(Effect::Vanished);
     }
-    let effect = decide(tx, table, key, &mut row, doubted, answer);
+    // Bytes of an older release are compared and merged as this one would have sent them.
+    let sent = as_sent_now(table, &mut row.operations[0]);
+    let mut brought = sent.is_some().then(|| answer.clone());
+    if let (Some(sent), Some(copy)) = (&sent, brought.as_mut().and_then(Answer::copy_mut)) {
+        copy_in_present(table, key, &row.operations[0], sent, copy);
+    }
+    let effect = decide(tx, table, key, &mut row, doubted, brought.as_ref().unwrap_or(answer));
+    if let (Some(sent), Some(first)) = (sent, row.operations.first_mut())
+        && first.place == place
+        && first.in_doubt()
+    {
+        first.frozen = Some(sent);
+    }
     if !matches!(effect, Effect::Fetch) {
         row.revision += 1;
         links::settle(tx, table, key, Some(&before), &row)?;

@@ -30,6 +30,9 @@ pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Chang
     account::check(tx, key)?;
     let before = tx.row(key)?;
     let mut row = before.clone().unwrap_or_default();
+    if row.quarantine.is_some() {
+        return Err(Error::quarantined(key));
+    }
     match (change, &row.record) {
         (Change::Insert(_), Some(_)) => {
             let message = format!("{key:?} exists: use `replace` or `upsert`");
@@ -44,6 +47,10 @@ pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Chang
         }
         (Change::Replace(body) | Change::Upsert(body), Some(record)) => {
             let body = body::compose(&table.schema, body, Some(&record.body)).map_err(|error| no_object(key, error))?;
+            let body = match &*table.retired {
+                [] => body,
+                retired => body::fill(&body, &record.body, |name| retired.iter().any(|known| known == name)),
+            };
             let unchanged = body::same_data(&table.schema, &body, &record.body);
             let body = match (unchanged, body::edited(&table.schema, &record.body)) {
                 (true, None) => body,
@@ -178,8 +185,6 @@ pub(crate) fn refuse(tx: &mut Tx<'_>, row: &mut Row) -> bool {
     first.hold = Hold::Ready;
     let Some(second) = second else { return true };
     tx.fate(second.place, Fate::Collapsed);
-    first.fingerprint = second.fingerprint;
-    first.schema = second.schema;
     first.edited = second.edited;
     first.attempts = 0;
     use OperationKind::{Delete, Insert, Replace, Undelete};

@@ -196,12 +196,17 @@ impl Tx<'_> {
 
     /// Keeps the row; one with nothing left is removed.
     pub(crate) fn put(&mut self, key: &RowKey, mut row: Row) {
-        if let (Some(table), None) = (self.tables.0.get(&key.table), &row.quarantine) {
+        debug_assert!(row.quarantine.is_none() || row.record.is_none(), "a row in quarantine has no record");
+        if let Some(table) = self.tables.0.get(&key.table) {
             row.schema = table.version;
+            for operation in row.operations.iter_mut().filter(|operation| !operation.in_doubt()) {
+                (operation.schema, operation.fingerprint) = (table.version, table.fingerprint);
+            }
         }
         if row.left && row.operations.is_empty() {
             // No scope holds it any more, and nothing of it waits to be sent.
             row.record = None;
+            row.quarantine = None;
             row.left = false;
         }
         let row = (!row.is_empty()).then_some(row);

@@ -83,8 +83,9 @@ pub(crate) fn link_keys(table: &Table, row: &Row) -> Vec<(Arc<str>, KeyBytes)> {
     }
     let record = row.record.as_ref().map(|record| &record.body);
     let base = row.base.as_ref().map(|base| &base.body);
+    let held = row.quarantine.iter().flat_map(|held| held.record.iter().chain(&held.base)).map(|record| &record.body);
     let frozen = row.operations.iter().filter_map(|operation| operation.frozen.as_ref());
-    let bodies: Vec<&Body> = record.into_iter().chain(base).chain(frozen).collect();
+    let bodies: Vec<&Body> = record.into_iter().chain(base).chain(held).chain(frozen).collect();
     let mut keys = BTreeSet::new();
     for link in &table.parents {
         for body in &bodies {
@@ -217,9 +218,12 @@ pub(crate) fn settle(
     if table.children.is_empty() {
         return Ok(());
     }
-    let there = before
-        .is_some_and(|row| row.record.is_some() || row.operations.iter().any(|operation| creates(operation.kind)));
-    if there && after.record.is_none() && after.operations.is_empty() {
+    let there = before.is_some_and(|row| {
+        row.record.is_some()
+            || row.quarantine.is_some()
+            || row.operations.iter().any(|operation| creates(operation.kind))
+    });
+    if there && after.record.is_none() && after.quarantine.is_none() && after.operations.is_empty() {
         park_children(tx, table, key)?;
     }
     Ok(())

@@ -12,6 +12,7 @@ pub(crate) mod conflict;
 pub(crate) mod crossing;
 pub(crate) mod joined;
 pub(crate) mod links;
+pub(crate) mod migrate;
 pub(crate) mod page;
 pub(crate) mod pull;
 pub(crate) mod push;

@@ -7,11 +7,11 @@ use crate::{
     engine::{
         committer::Tx,
         conflict::{Settled, lose, settle},
-        links,
+        links, migrate,
         table::Table,
     },
     error::Error,
-    row::{Hold, LoserCause, Record, Row, RowKey, ServiceCopy, Side},
+    row::{Hold, LoserCause, Record, Row, RowKey, ServiceCopy, SettledLoser, Side},
 };
 
 /// What a row of a page did.
@@ -40,7 +40,10 @@ pub(crate) fn apply(
 ) -> Result<Effect, Error> {
     let known = tx.row(key)?;
     let mut row = known.clone().unwrap_or_default();
-    let effect = decide(tx, table, key, &mut row, copy, restored);
+    let effect = match row.quarantine {
+        Some(_) => in_quarantine(tx, table, key, &mut row, copy),
+        None => decide(tx, table, key, &mut row, copy, restored),
+    };
     if (row.record.is_some() || !row.operations.is_empty()) && copy.live().is_some() && !row.scopes.contains(scope) {
         row.scopes.push(Arc::clone(scope));
         row.left = false;
@@ -69,6 +72,11 @@ fn keep(tx: &mut Tx<'_>, key: &RowKey, known: Option<Row>, mut row: Row) {
     }
 }
 
+/// Whether a copy of the service is the state that a change started from.
+fn is_same_state(base: Option<&Record>, copy: &Record) -> bool {
+    base.map_or(copy.deleted, |base| base.version == copy.version && base.deleted == copy.deleted)
+}
+
 fn same_version(row: &Row, copy: &ServiceCopy) -> bool {
     match (&row.record, copy) {
         (Some(record), ServiceCopy::Found(copy)) => {
@@ -85,10 +93,9 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &Se
         }
         return store(table, row, copy);
     };
-    let from_base = match (&row.base, copy) {
-        (Some(base), ServiceCopy::Found(copy)) => base.version == copy.version && base.deleted == copy.deleted,
-        (None, copy) => copy.live().is_none(),
-        _ => false,
+    let from_base = match copy {
+        ServiceCopy::Found(copy) => is_same_state(row.base.as_ref(), copy),
+        ServiceCopy::Absent => row.base.is_none(),
     };
     if first.in_doubt() {
         match copy {
@@ -107,6 +114,46 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &Se
         return Effect::Unchanged;
     }
     Effect::Conflict(settle(tx, table, key, row, copy.clone()))
+}
+
+/// A row in quarantine becomes what the service has, if nothing of it is queued.
+fn in_quarantine(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &ServiceCopy) -> Effect {
+    if let Some(first) = row.operations.first() {
+        let base = row.quarantine.as_ref().and_then(|held| held.base.as_ref());
+        match copy {
+            ServiceCopy::Found(record) if first.in_doubt() && !is_same_state(base, record) => {
+                row.seen = Some(record.clone());
+            }
+            _ => {}
+        }
+        return Effect::Unchanged;
+    }
+    let Some(held) = &mut row.quarantine else { return Effect::Unchanged };
+    let Some(copy) = copy.live() else {
+        (row.quarantine, row.tombstone) = (None, None);
+        row.scopes.clear();
+        return Effect::Removed;
+    };
+    let fits = |record: &Record| migrate::fits(table, &key.id, record).is_ok();
+    let old = held.record.take().unwrap_or_else(|| copy.clone());
+    let mut record = Record { body: body::carry_local(&table.schema, &copy.body, Some(&old.body)), ..copy.clone() };
+    if !fits(&record) {
+        record.body = copy.body.clone();
+    }
+    if !fits(&record) {
+        // Neither does it fit this release: it waits with what only this device has of the row.
+        let newer = Record { body: body::fill(&copy.body, &old.body, |_| true), ..copy.clone() };
+        held.record = Some(if old.version == copy.version { old } else { newer });
+        return Effect::Unchanged;
+    }
+    if body::has_local(&table.schema, &old.body, &record.body) {
+        let (id, at, cause) = (tx.new_ordered_id(), tx.now(), LoserCause::Quarantined);
+        let (key, body, version, schema) = (key.clone(), old.body, old.version, held.schema);
+        tx.add_loser(SettledLoser { id, key, side: Side::Local, body, version, at, schema, cause });
+    }
+    (row.quarantine, row.tombstone) = (None, None);
+    row.record = Some(record);
+    Effect::Inserted
 }
 
 /// Whether a service that was restored has lost this state of a row: it has no row, or an older one. A tombstone is its

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::{
-    engine::{conflict::Rules, links::Link},
+    engine::{conflict::Rules, links::Link, migrate::Migrations},
     error::{Error, ErrorKind},
     query::{QueryDescription, table_spec},
-    schema::TableSchema,
+    schema::{Name, TableSchema},
     store::TableSpec,
 };
 
@@ -17,6 +17,11 @@ pub(crate) struct Table {
     pub(crate) fingerprint: u64,
     /// The version of the schema: one more than the last migration's.
     pub(crate) version: u32,
+    /// What leads to it from the older ones.
+    pub(crate) migrations: Migrations,
+    /// The fields that stayed on the device in an older release and that this one does not have. They are local ones of the
+    /// schema: what is stored for them is never sent.
+    pub(crate) retired: Vec<Name>,
     /// The query that the configuration names for the table's pulls, and its name.
     pub(crate) pulled: QueryDescription,
     pub(crate) query_id: Option<String>,

@@ -146,6 +146,7 @@ async fn freeze(engine: &Engine, selected: Vec<(RowKey, Operation)>) -> Result<V
 fn freeze_one(tx: &mut Tx<'_>, tables: &Tables, key: &RowKey, seen: &Operation) -> Result<Option<Sent>, Error> {
     let Some(mut row) = tx.row(key)? else { return Ok(None) };
     let record = row.record.clone();
+    let schema = tables.get(&key.table).map(|table| (table.version, table.fingerprint))?;
     let Some(operation) = row.operations.first_mut() else { return Ok(None) };
     if operation.place != seen.place || matches!(operation.hold, Hold::Parked(_)) {
         return Ok(None);
@@ -160,6 +161,7 @@ fn freeze_one(tx: &mut Tx<'_>, tables: &Tables, key: &RowKey, seen: &Operation) 
             Ok(body) => {
                 operation.phase = Phase::InDoubt;
                 operation.frozen = body;
+                (operation.schema, operation.fingerprint) = schema;
             }
         }
     }

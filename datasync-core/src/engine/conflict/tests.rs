@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config::ConflictPolicy,
-    engine::table::Table,
+    engine::{migrate::Migrations, table::Table},
     query::QueryDescription,
     row::Body,
     schema::{FieldKind, FieldSchema, MergeFunction, MergeRule, TableSchema},
@@ -56,6 +56,8 @@ fn table() -> Table {
         fingerprint: schema.fingerprint(),
         schema,
         version: 1,
+        migrations: Migrations::default(),
+        retired: Vec::new(),
         pulled: QueryDescription::default(),
         query_id: None,
         parents: Vec::new(),
