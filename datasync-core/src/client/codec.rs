@@ -46,7 +46,7 @@ pub(crate) fn decode<E: SyncEntity>(id: &str, record: &Record) -> Result<E, Erro
             schema.name,
             entity.id()
         );
-        return Err(Error::new(ErrorKind::InvalidEntity, message));
+        return Err(Error::new(ErrorKind::InvalidEntity, message).at(&schema.name, id));
     }
     Ok(entity)
 }
@@ -58,7 +58,7 @@ fn unreadable(table: &str, id: &str, error: &serde_json::Error) -> Error {
         "the JSON of {table}/{id} does not fit its entity (line {line}, column {column}): were fields added or changed \
          without a default?"
     );
-    Error::new(ErrorKind::InvalidEntity, message)
+    Error::new(ErrorKind::InvalidEntity, message).at(table, id)
 }
 
 /// Reads the fields that are wanted, and only them: those of the body, and in their place what the service says of the row.

@@ -11,7 +11,7 @@ use crate::{
         committer::{Reads, Tx},
         links,
     },
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, SyncPhase},
     row::{Hold, Operation, OperationKind, ParkReason, Row, RowKey, SettledLoser},
     store::{OperationsRequest, QueuedOperation},
 };
@@ -354,7 +354,8 @@ async fn states(engine: &Engine, queued: &[QueuedOperation]) -> Result<Vec<Pendi
 }
 
 pub(crate) fn queued_row(tx: &Tx<'_>, key: &RowKey) -> Result<Row, Error> {
-    tx.row(key)?
-        .filter(|row| !row.operations.is_empty())
-        .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("nothing is queued for {key:?}")))
+    tx.row(key)?.filter(|row| !row.operations.is_empty()).ok_or_else(|| {
+        let error = Error::new(ErrorKind::NotFound, format!("nothing is queued for {key:?}"));
+        error.at(&key.table, &key.id).during(SyncPhase::Decide)
+    })
 }
