@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, path::Path, sync::Arc};
 use crate::{
     client::{Conflict, PendingChange},
     entity::InvalidId,
-    row::RowKey,
+    row::{OperationKind, RowKey},
     store::{Salvaged, StoreError, StoreErrorKind},
     transport::{TransportError, TransportErrorKind},
 };
@@ -67,23 +67,133 @@ pub enum ErrorKind {
     Store,
 }
 
+impl ErrorKind {
+    /// What to do about it, in a sentence for the developer of the app.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            ErrorKind::Exists => "use `replace` or `upsert`, or another id",
+            ErrorKind::NotFound => "use `insert` or `upsert`, or pull the row first",
+            ErrorKind::InvalidId => {
+                "use 1 to 127 ASCII letters, digits and `_ . | : -`, the first a letter or digit, or an empty id"
+            }
+            ErrorKind::InvalidEntity => "give fields that were added a default, or register a migration",
+            ErrorKind::InvalidQuery => "mend the query: the message says where it is wrong",
+            ErrorKind::InvalidConfig => "mend the configuration or the builder's arguments: the message names the key",
+            ErrorKind::UnknownTable => "add the table to the builder, or use one that it has",
+            ErrorKind::Pending => "push what is listed, or force it to be dropped",
+            ErrorKind::ConflictChanged => "look at the conflict as it is now, and decide again",
+            ErrorKind::Undecided => "decide about the fields that the message names",
+            ErrorKind::Quarantined => "update the app, or export the row and discard it",
+            ErrorKind::NewerSchema => "update the app: the store is as it was",
+            ErrorKind::Conflict => "read the row again, and decide which side is to stay",
+            ErrorKind::Parked => "edit the row, retry the change or discard it",
+            ErrorKind::Dropped => "write the change again if it is still wanted",
+            ErrorKind::Contended => "run the transaction again later",
+            ErrorKind::Ended => "use the handle of a transaction within its closure only",
+            ErrorKind::Overtaken => "pull again",
+            ErrorKind::Unreachable => "try again when there is a network: nothing is lost",
+            ErrorKind::Unauthenticated => "sign in again, then push or pull: nothing is lost",
+            ErrorKind::OtherAccount => "call `sign_in` with the account that is signed in, or sign that one in again",
+            ErrorKind::InvalidAccount => "use a name of 1 to 256 bytes without control characters",
+            ErrorKind::Service => "look at the status, and at what the service says: trying again may help",
+            ErrorKind::Store => "look at the source: what was written before is safe",
+        }
+    }
+}
+
+/// What was under way when an error came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SyncPhase {
+    /// A read of the local store.
+    Read,
+    /// A local write.
+    Write,
+    /// A push.
+    Push,
+    /// A pull.
+    Pull,
+    /// A comparison of the local rows with the service.
+    Verify,
+    /// A request of a remote table.
+    Remote,
+    /// A purge, a reset or a sign-out.
+    Leave,
+    /// A decision about what waits: retry, discard, resolve.
+    Decide,
+    /// The opening of the store, with new indexes and migrations.
+    Open,
+}
+
+impl fmt::Display for SyncPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SyncPhase::Read => "read",
+            SyncPhase::Write => "write",
+            SyncPhase::Push => "push",
+            SyncPhase::Pull => "pull",
+            SyncPhase::Verify => "verify",
+            SyncPhase::Remote => "remote request",
+            SyncPhase::Leave => "purge, reset or sign-out",
+            SyncPhase::Decide => "decision",
+            SyncPhase::Open => "opening",
+        })
+    }
+}
+
 /// An error of a client or a table.
 ///
-/// It can be cloned, because one push or pull may end for several callers.
+/// It can be cloned, because one push or pull may end for several callers. Beside its text it has what a program needs:
+/// where it happened, what was tried, and what to do.
+///
+/// ```
+/// # use datasync_core::{client::DatasyncClient, error::Error};
+/// # fn report(error: &Error) {
+/// eprintln!("{error}: {}", error.advice());
+/// if let (Some(table), Some(id)) = (error.table(), error.id()) {
+///     eprintln!("the row is {table}/{id}, the status {:?}", error.status());
+/// }
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     message: String,
+    table: Option<Arc<str>>,
+    id: Option<Arc<str>>,
+    operation: Option<OperationKind>,
+    phase: Option<SyncPhase>,
+    status: Option<u16>,
+    tried: Option<String>,
     pending: Vec<PendingChange>,
     conflict: Option<Box<Conflict>>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error(Arc::new(Inner { kind, message: message.into(), pending: Vec::new(), conflict: None, source: None }))
+        Error(Arc::new(Inner {
+            kind,
+            message: message.into(),
+            table: None,
+            id: None,
+            operation: None,
+            phase: None,
+            status: None,
+            tried: None,
+            pending: Vec::new(),
+            conflict: None,
+            source: None,
+        }))
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Inner)) -> Error {
+        change(Arc::make_mut(&mut self.0));
+        self
     }
 
     pub(crate) fn caused(
@@ -91,8 +201,7 @@ impl Error {
         message: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Error {
-        let (message, source) = (message.into(), Some(source.into()));
-        Error(Arc::new(Inner { kind, message, pending: Vec::new(), conflict: None, source }))
+        Error::new(kind, message).set(|inner| inner.source = Some(source.into().into()))
     }
 
     /// The error of a call that would change a row in quarantine.
@@ -105,14 +214,15 @@ impl Error {
     }
 
     pub(crate) fn with_pending(message: String, pending: Vec<PendingChange>) -> Error {
-        Error(Arc::new(Inner { kind: ErrorKind::Pending, message, pending, conflict: None, source: None }))
+        Error::new(ErrorKind::Pending, message).set(|inner| inner.pending = pending)
     }
 
     /// The same error with another one as its cause.
     pub(crate) fn because(self, cause: Error) -> Error {
-        let (kind, pending) = (self.kind(), self.pending().to_vec());
-        let message = format!("{self} ({cause})");
-        Error(Arc::new(Inner { kind, message, pending, conflict: None, source: Some(Box::new(cause)) }))
+        self.set(|inner| {
+            inner.message = format!("{} ({cause})", inner.message);
+            inner.source = Some(Arc::new(cause));
+        })
     }
 
     pub(crate) fn conflict_changed(message: &str, conflict: Option<Conflict>) -> Error {
@@ -120,14 +230,84 @@ impl Error {
     }
 
     pub(crate) fn with_conflict(kind: ErrorKind, message: impl Into<String>, conflict: Option<Conflict>) -> Error {
-        let (message, conflict) = (message.into(), conflict.map(Box::new));
-        Error(Arc::new(Inner { kind, message, pending: Vec::new(), conflict, source: None }))
+        Error::new(kind, message).set(|inner| inner.conflict = conflict.map(Box::new))
+    }
+
+    /// The table that it is about, unless it names one already.
+    pub(crate) fn of(self, table: &str) -> Error {
+        self.set(|inner| _ = inner.table.get_or_insert_with(|| table.into()))
+    }
+
+    /// The row that it is about, unless it names one already.
+    pub(crate) fn at(self, table: &str, id: &str) -> Error {
+        self.of(table).set(|inner| _ = inner.id.get_or_insert_with(|| id.into()))
+    }
+
+    /// What was to be done to the row, unless it says so already.
+    pub(crate) fn doing(self, operation: OperationKind) -> Error {
+        self.set(|inner| _ = inner.operation.get_or_insert(operation))
+    }
+
+    /// What was under way, unless it says so already.
+    pub(crate) fn during(self, phase: SyncPhase) -> Error {
+        self.set(|inner| _ = inner.phase.get_or_insert(phase))
+    }
+
+    /// What was tried, unless it says so already: "sending …", "fetching …".
+    pub(crate) fn trying(self, tried: impl FnOnce() -> String) -> Error {
+        self.set(|inner| _ = inner.tried.get_or_insert_with(tried))
+    }
+
+    pub(crate) fn with_status(self, status: Option<u16>) -> Error {
+        self.set(|inner| inner.status = inner.status.or(status))
     }
 
     /// The class of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
+    }
+
+    /// What to do about it: see [`ErrorKind::advice`].
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        self.kind().advice()
+    }
+
+    /// The table that it is about.
+    #[must_use]
+    pub fn table(&self) -> Option<&str> {
+        self.0.table.as_deref()
+    }
+
+    /// The row that it is about.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.0.id.as_deref()
+    }
+
+    /// What was to be done to the row.
+    #[must_use]
+    pub fn operation(&self) -> Option<OperationKind> {
+        self.0.operation
+    }
+
+    /// What was under way.
+    #[must_use]
+    pub fn phase(&self) -> Option<SyncPhase> {
+        self.0.phase
+    }
+
+    /// The status of the service's answer, if there was one.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        self.0.status
+    }
+
+    /// What was tried; its text has it too.
+    #[must_use]
+    pub fn tried(&self) -> Option<&str> {
+        self.0.tried.as_deref()
     }
 
     /// Whether the service has refused the sign-in itself.
@@ -164,17 +344,31 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
+        f.write_str(&self.0.message)?;
+        match &self.0.tried {
+            Some(tried) => write!(f, " (while {tried})"),
+            None => Ok(()),
+        }
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &self.0;
         let mut debug = f.debug_struct("Error");
-        debug.field("kind", &self.0.kind).field("message", &self.0.message);
-        if let Some(source) = &self.0.source {
-            debug.field("source", source);
-        }
+        debug.field("kind", &inner.kind).field("message", &inner.message);
+        let mut some = |name: &str, value: Option<&dyn fmt::Debug>| {
+            if let Some(value) = value {
+                debug.field(name, value);
+            }
+        };
+        some("phase", inner.phase.as_ref().map(|value| value as _));
+        some("table", inner.table.as_ref().map(|value| value as _));
+        some("id", inner.id.as_ref().map(|value| value as _));
+        some("operation", inner.operation.as_ref().map(|value| value as _));
+        some("status", inner.status.as_ref().map(|value| value as _));
+        some("tried", inner.tried.as_ref().map(|value| value as _));
+        some("source", inner.source.as_ref().map(|value| value as _));
         debug.finish()
     }
 }
@@ -201,7 +395,8 @@ impl From<TransportError> for Error {
             TransportErrorKind::OtherAccount => (ErrorKind::OtherAccount, "nothing was sent"),
             _ => (ErrorKind::Service, "the service did not do it"),
         };
-        Error::caused(kind, format!("{what}: {error}"), error)
+        let status = error.status();
+        Error::caused(kind, format!("{what}: {error}"), error).with_status(status)
     }
 }
 

@@ -99,6 +99,35 @@ async fn pages_lead_to_all_rows_in_both_forms_of_the_link() {
 }
 
 #[tokio::test]
+async fn long_answers_are_compressed_for_who_accepts_it_and_requests_may_be() {
+    let (router, rows) = service();
+    rows.seed(json!([{ "id": "long", "title": "x".repeat(5_000) }, { "id": "short", "title": "x" }])).unwrap();
+    let gzip = ("accept-encoding", "gzip");
+    for (path, accepted, compressed) in [
+        ("/tables/notes/long", &[gzip][..], true),
+        ("/tables/notes/long", &[], false),
+        ("/tables/notes/short", &[gzip], false),
+    ] {
+        let response = send(&router, "GET", path, accepted, "").await;
+        assert_eq!(response.headers().get("content-encoding").is_some_and(|kind| kind == "gzip"), compressed, "{path}");
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let mut text = Vec::new();
+        match compressed {
+            true => drop(std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&bytes[..]), &mut text).unwrap()),
+            false => text = bytes.to_vec(),
+        }
+        assert!(!compressed || bytes.len() * 5 < text.len());
+        assert!(serde_json::from_slice::<Value>(&text).unwrap()["title"].as_str().unwrap().starts_with('x'));
+    }
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, br#"{"id":"sent","title":"compressed"}"#).unwrap();
+    let request = Request::builder().method("POST").uri("/tables/notes").header(JSON.0, JSON.1);
+    let request = request.header("content-encoding", "gzip").body(Body::from(encoder.finish().unwrap())).unwrap();
+    assert_eq!(router.oneshot(request).await.unwrap().status(), 201);
+    assert!(rows.rows().iter().any(|row| &*row.id == "sent"));
+}
+
+#[tokio::test]
 async fn whatever_is_sent_gets_an_answer() {
     let (router, rows) = service();
     rows.seed(json!([{ "id": "a", "title": "x" }])).unwrap();

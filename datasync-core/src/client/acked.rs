@@ -12,7 +12,7 @@ use crate::{
         Engine,
         acks::{Fate, Held},
     },
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, SyncPhase},
     row::{Hold, ParkReason, Row, RowKey},
 };
 
@@ -114,7 +114,7 @@ impl Queued {
                 }
             }
             if let Some(error) = row.and_then(|row| held(key, &row, place)) {
-                return Err(error);
+                return Err(error.at(&key.table, &key.id).during(SyncPhase::Push));
             }
             drop(engine);
             next.told().await;
@@ -136,7 +136,7 @@ fn held(key: &RowKey, row: &Row, place: u64) -> Option<Error> {
         }
         _ => {
             let message = format!("the change of {key:?} is parked: {}; edit, retry or discard it", parked.message);
-            Error::new(ErrorKind::Parked, message)
+            Error::new(ErrorKind::Parked, message).with_status(parked.status)
         }
     })
 }
@@ -152,5 +152,5 @@ fn lost(key: &RowKey, fate: Fate) -> Error {
             (ErrorKind::Dropped, "was dropped with its table or account before it was asked for")
         }
     };
-    Error::new(kind, format!("the change of {key:?} {why}"))
+    Error::new(kind, format!("the change of {key:?} {why}")).at(&key.table, &key.id).during(SyncPhase::Push)
 }

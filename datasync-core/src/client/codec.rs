@@ -53,7 +53,7 @@ pub(crate) fn decode<E: SyncEntity>(id: &str, record: &Record) -> Result<E, Erro
             schema.name,
             entity.id()
         );
-        return Err(Error::new(ErrorKind::InvalidEntity, message));
+        return Err(Error::new(ErrorKind::InvalidEntity, message).at(&schema.name, id));
     }
     Ok(entity)
 }
@@ -81,7 +81,7 @@ fn misfit(schema: &TableSchema, id: &str, json: &[u8], error: &serde_json::Error
          migration",
         schema.name
     );
-    Error::new(ErrorKind::InvalidEntity, message)
+    Error::new(ErrorKind::InvalidEntity, message).at(&schema.name, id)
 }
 
 fn with_roles(record: &Record, declared: impl Fn(&str) -> bool) -> Result<Value, serde_json::Error> {

@@ -13,7 +13,7 @@ use crate::{
         links,
         table::Tables,
     },
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, SyncPhase},
     row::{Hold, ParkReason, Parked, Record, RowKey},
 };
 
@@ -171,7 +171,10 @@ async fn settle_doubt(engine: &Engine, key: &RowKey) -> Result<(), Error> {
         engine.await_push(&key.account).await;
     }
     let table = Arc::clone(engine.tables.get(&key.table)?);
-    let looked = engine.fetch(key).await.map(Answer::Looked);
+    let looked = engine.fetch(key).await.map(Answer::Looked).map_err(|error| {
+        let tried = || format!("asking what became of the {} of {key:?}", first.kind);
+        Error::from(error).at(&key.table, &key.id).doing(first.kind).during(SyncPhase::Decide).trying(tried)
+    });
     let (reads, of) = (Reads::row(key.clone()), key.clone());
     let failed = looked.as_ref().err().map(|_| first.hold.clone());
     let answer = looked.as_ref().ok().cloned();

@@ -11,7 +11,7 @@ use crate::{
         committer::{Reads, Tx},
         links,
     },
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, SyncPhase},
     row::{Hold, Operation, OperationKind, ParkReason, Row, RowKey, SettledLoser},
     store::{OperationsRequest, QueuedOperation},
 };
@@ -354,9 +354,10 @@ async fn states(engine: &Engine, queued: &[QueuedOperation]) -> Result<Vec<Pendi
 }
 
 pub(crate) fn queued_row(tx: &Tx<'_>, key: &RowKey) -> Result<Row, Error> {
-    match tx.row(key)? {
-        Some(row) if row.quarantine.is_some() => Err(Error::quarantined(key)),
-        Some(row) if !row.operations.is_empty() => Ok(row),
-        _ => Err(Error::new(ErrorKind::NotFound, format!("nothing is queued for {key:?}"))),
-    }
+    let error = match tx.row(key)? {
+        Some(row) if row.quarantine.is_some() => Error::quarantined(key),
+        Some(row) if !row.operations.is_empty() => return Ok(row),
+        _ => Error::new(ErrorKind::NotFound, format!("nothing is queued for {key:?}")),
+    };
+    Err(error.at(&key.table, &key.id).during(SyncPhase::Decide))
 }

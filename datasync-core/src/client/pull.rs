@@ -17,7 +17,7 @@ use crate::{
         verify,
     },
     entity::{SyncEntity, check_id},
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, SyncPhase},
     query::{Query, QueryDescription},
     report::{PullReport, VerifyReport},
     schema::{ID, SERVICE_OWNED},
@@ -144,9 +144,14 @@ impl<E: SyncEntity> OfflineTable<E> {
         let wanted = options.into().wanted(&self.table)?;
         let query = scope::pulled(&wanted.query);
         let account = self.engine.account();
-        self.engine.check_sign_in(&account).await?;
+        let signed_in = self.engine.check_sign_in(&account).await;
+        signed_in.map_err(|error| error.of(&self.table.name).during(SyncPhase::Verify))?;
         let scope = scope::scope(account, &self.table, &query, wanted.query_id.as_deref());
-        verify::verify(&self.engine, &self.table, &scope, &query, false).await
+        let verified = verify::verify(&self.engine, &self.table, &scope, &query, false).await;
+        verified.map_err(|error| {
+            let tried = || format!("comparing `{}` with the service", self.table.name);
+            error.of(&self.table.name).during(SyncPhase::Verify).trying(tried)
+        })
     }
 }
 

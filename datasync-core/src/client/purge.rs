@@ -20,7 +20,7 @@ use crate::{
         table::Table,
     },
     entity::SyncEntity,
-    error::Error,
+    error::{Error, SyncPhase},
     query::{Query, QueryDescription},
     report::PurgeReport,
     row::{Row, RowKey, SettledLoser},
@@ -69,7 +69,8 @@ pub(crate) async fn purge(
     let account = engine.account();
     let of_table = Clear { account: Arc::clone(&account), table: Some(Arc::clone(&table.name)) };
     if query == QueryDescription::default() {
-        return reset::remove(engine, vec![of_table], force, ADVICE, |_, _| {}).await;
+        let removed = reset::remove(engine, vec![of_table], force, ADVICE, |_, _| {}).await;
+        return removed.map_err(|error| error.of(&table.name));
     }
     let found = search(engine, table, &query).await?.rows.into_iter();
     let key = |id| RowKey { account: Arc::clone(&account), table: Arc::clone(&table.name), id };
@@ -77,7 +78,8 @@ pub(crate) async fn purge(
     let tokens = engine.store.scopes(&account, &table.name).await?.into_iter().collect();
     let reads = Reads::rows(rows.clone()).losers(account);
     let plan = Plan { table: Arc::clone(table), rows, tokens, of_table, force };
-    engine.committer.commit(reads, move |tx| plan.run(tx)).await
+    let purged = engine.committer.commit(reads, move |tx| plan.run(tx)).await;
+    purged.map_err(|error| error.of(&table.name).during(SyncPhase::Leave))
 }
 
 struct Plan {

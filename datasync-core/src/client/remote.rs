@@ -8,7 +8,7 @@ use crate::{
     clock::random_key,
     engine::Engine,
     entity::{RowId, SyncEntity, check_id},
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, SyncPhase},
     query::{Condition, Order, Query},
     row::OperationKind,
     transport::{PageRequest, Purpose, PushOperation, PushOutcome, RowRequest, ServiceRow},
@@ -105,7 +105,7 @@ impl<E: SyncEntity> RemoteTable<E> {
         check_id(id)?;
         let (account, table) = (self.engine.account(), Arc::clone(&self.name));
         let request = RowRequest { account, table, id: id.into(), include_deleted: false };
-        let row = self.engine.transport.fetch(&request).await?;
+        let row = self.engine.transport.fetch(&request).await.map_err(|error| self.about(id, error.into()))?;
         row.map(Self::remote).transpose()
     }
 
@@ -139,7 +139,7 @@ impl<E: SyncEntity> RemoteTable<E> {
     pub async fn delete(&self, row: &Remote<E>) -> Result<(), Error> {
         match self.push(OperationKind::Delete, &row.entity.id(), row.version.clone(), None).await? {
             PushOutcome::Applied(_) | PushOutcome::NotFound | PushOutcome::Gone => Ok(()),
-            outcome => Err(refused(&row.entity.id(), outcome)),
+            outcome => Err(self.refused(OperationKind::Delete, &row.entity.id(), outcome)),
         }
     }
 
@@ -156,7 +156,7 @@ impl<E: SyncEntity> RemoteTable<E> {
                 let missing = || Error::new(ErrorKind::NotFound, format!("{id} was written, but is gone since"));
                 self.get(id).await?.ok_or_else(missing)
             }
-            outcome => Err(refused(id, outcome)),
+            outcome => Err(self.refused(kind, id, outcome)),
         }
     }
 
@@ -175,6 +175,22 @@ impl<E: SyncEntity> RemoteTable<E> {
         outcomes.pop().ok_or_else(|| Error::new(ErrorKind::Service, "the transport gave no outcome"))
     }
 
+    fn about(&self, id: &str, error: Error) -> Error {
+        let tried = || format!("asking the service for {}/{id}", self.name);
+        error.at(&self.name, id).during(SyncPhase::Remote).trying(tried)
+    }
+
+    fn refused(&self, kind: OperationKind, id: &str, outcome: PushOutcome) -> Error {
+        let error = match outcome {
+            PushOutcome::Failed(error) => error.into(),
+            PushOutcome::Conflict(_) => {
+                Error::new(ErrorKind::Conflict, format!("the service has another version of {id}: read it again"))
+            }
+            _ => Error::new(ErrorKind::NotFound, format!("the service does not have {id}")),
+        };
+        self.about(id, error.doing(kind).trying(|| format!("sending the {kind} of {}/{id}", self.name)))
+    }
+
     /// Begins a query of this table.
     pub fn query(&self) -> RemoteQuery<E> {
         RemoteQuery { table: self.clone(), query: Query::new() }
@@ -187,16 +203,6 @@ impl<E: SyncEntity> RemoteTable<E> {
     /// As [`get`](RemoteTable::get).
     pub async fn count(&self) -> Result<u64, Error> {
         self.query().count().await
-    }
-}
-
-fn refused(id: &str, outcome: PushOutcome) -> Error {
-    match outcome {
-        PushOutcome::Failed(error) => error.into(),
-        PushOutcome::Conflict(_) => {
-            Error::new(ErrorKind::Conflict, format!("the service has another version of {id}: read it again"))
-        }
-        _ => Error::new(ErrorKind::NotFound, format!("the service does not have {id}")),
     }
 }
 
@@ -299,7 +305,10 @@ impl<E: SyncEntity> RemoteQuery<E> {
         };
         let mut found = Rows { rows: Vec::new(), total: None };
         loop {
-            let page = self.table.engine.transport.fetch_page(&request).await?;
+            let page = self.table.engine.transport.fetch_page(&request).await.map_err(|error| {
+                let tried = || format!("querying `{}` on the service", self.table.name);
+                Error::from(error).of(&self.table.name).during(SyncPhase::Remote).trying(tried)
+            })?;
             found.total = found.total.or(page.total);
             for row in page.rows {
                 found.rows.push(RemoteTable::remote(row)?);

@@ -17,7 +17,7 @@ use crate::{
         committer::{Reads, Tx},
         links, push, scope,
     },
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, SyncPhase},
     events::SyncEvent,
     report::PurgeReport,
     store::{Clear, Direction, QueuedOperation, ScanRequest},
@@ -112,7 +112,7 @@ pub(super) async fn remove(
         }
         Ok(PurgeReport { rows, dropped: lost.len() as u64 })
     };
-    engine.committer.commit(reads, plan).await
+    engine.committer.commit(reads, plan).await.map_err(|error| error.during(SyncPhase::Leave))
 }
 
 /// Refuses to drop what is nowhere else.

@@ -15,7 +15,7 @@ use crate::{
         committer::{Reads, Tx},
         table::Table,
     },
-    error::Error,
+    error::{Error, SyncPhase},
     row::RowKey,
 };
 
@@ -32,7 +32,8 @@ pub(crate) async fn one(
     let held = engine.committer.acks().hold();
     let (table, written) = (Arc::clone(table), key.clone());
     let plan = move |tx: &mut Tx<'_>| apply(tx, &table, &written, &change);
-    let place = engine.committer.commit(Reads::row(key.clone()), plan).await?;
+    let place = engine.committer.commit(Reads::row(key.clone()), plan).await;
+    let place = place.map_err(|error| error.at(&key.table, &key.id).during(SyncPhase::Write))?;
     Ok(Queued::new(engine, key, place, &held))
 }
 
@@ -45,11 +46,12 @@ pub(crate) async fn all(
 ) -> Result<Vec<Queued>, Error> {
     let held = engine.committer.acks().hold();
     let rows: Vec<RowKey> = changes.iter().map(|(key, _)| key.clone()).collect();
-    let table = Arc::clone(table);
+    let (table, name) = (Arc::clone(table), Arc::clone(&table.name));
     let plan = move |tx: &mut Tx<'_>| {
         let each = |(key, change): &(RowKey, Change)| apply(tx, &table, key, change);
         changes.iter().map(each).collect::<Result<Vec<_>, _>>()
     };
-    let places = engine.committer.commit(Reads::rows(rows.clone()), plan).await?;
+    let places = engine.committer.commit(Reads::rows(rows.clone()), plan).await;
+    let places = places.map_err(|error| error.of(&name).during(SyncPhase::Write))?;
     Ok(rows.into_iter().zip(places).map(|(key, place)| Queued::new(engine, key, place, &held)).collect())
 }

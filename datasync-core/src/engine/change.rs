@@ -12,7 +12,7 @@
 use crate::{
     body,
     engine::{account, acks::Fate, committer::Tx, links, table::Table},
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, SyncPhase},
     row::{Body, Hold, Operation, OperationKind, ParkReason, Phase, Record, Row, RowKey},
 };
 
@@ -25,8 +25,24 @@ pub(crate) enum Change {
     Delete,
 }
 
+impl Change {
+    /// What it wants to be done.
+    fn kind(&self) -> OperationKind {
+        match self {
+            Change::Insert(_) => OperationKind::Insert,
+            Change::Replace(_) | Change::Upsert(_) => OperationKind::Replace,
+            Change::Delete => OperationKind::Delete,
+        }
+    }
+}
+
 /// Applies a local write, and returns the place of what is queued for the row; `None` if that is nothing.
 pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<Option<u64>, Error> {
+    written(tx, table, key, change)
+        .map_err(|error| error.at(&key.table, &key.id).doing(change.kind()).during(SyncPhase::Write))
+}
+
+fn written(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<Option<u64>, Error> {
     account::check(tx, key)?;
     let before = tx.row(key)?;
     let mut row = before.clone().unwrap_or_default();

@@ -26,7 +26,7 @@ use crate::{
         table::Table,
         verify,
     },
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, SyncPhase},
     events::SyncEvent,
     query::QueryDescription,
     report::PullReport,
@@ -113,11 +113,14 @@ impl Run {
             requests.take();
             match self.pass().await {
                 Err(error) if error.kind() == ErrorKind::Overtaken && requests.waiting() => continue,
-                Err(error) if error.is_refused_sign_in() => {
-                    self.engine.pause(&self.scope.account).await?;
-                    return Err(error);
+                Err(error) => {
+                    if error.is_refused_sign_in() {
+                        self.engine.pause(&self.scope.account).await?;
+                    }
+                    let tried = || format!("pulling `{table}`");
+                    return Err(error.of(&table).during(SyncPhase::Pull).trying(tried));
                 }
-                other => other?,
+                Ok(()) => {}
             }
             if requests.close() {
                 let report = self.report;
@@ -142,7 +145,7 @@ impl Run {
         let mut stored = self.begin(generation).await?;
         let mut total = None;
         let mut done = 0;
-        let mut next = Some(self.fetch(true, stored.clone()).await?);
+        let mut next = Some(self.fetch(1, stored.clone()).await?);
         if paused {
             self.engine.resume(&account).await?;
         }
@@ -164,7 +167,7 @@ impl Run {
             let storing = self.store_page(page, request, stored, generation);
             let fetching = async {
                 match more {
-                    true => self.fetch(false, token.clone()).await.map(Some),
+                    true => self.fetch(pages + 1, token.clone()).await.map(Some),
                     false => Ok(None),
                 }
             };
@@ -260,20 +263,24 @@ impl Run {
         }
     }
 
-    async fn fetch(&self, first: bool, token: Option<DeltaToken>) -> Result<Fetched, Error> {
+    async fn fetch(&self, page: u32, token: Option<DeltaToken>) -> Result<Fetched, Error> {
         let request = self.engine.crossing.request();
-        let page = PageRequest {
+        let wanted = PageRequest {
             account: Arc::clone(&self.scope.account),
             table: Arc::clone(&self.table.name),
             purpose: Purpose::Pull,
             query: self.query.clone(),
             token,
-            first,
+            first: page == 1,
             page_size: self.page_size,
             overlap: self.engine.settings.pull_overlap,
             include_deleted: true,
         };
-        Ok((self.engine.transport.fetch_page(&page).await?, request))
+        let fetched =
+            self.engine.transport.fetch_page(&wanted).await.map_err(|error| {
+                Error::from(error).trying(|| format!("fetching page {page} of `{}`", self.table.name))
+            })?;
+        Ok((fetched, request))
     }
 
     /// Stores a page with its token in one commit (I13).

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::{
     engine::{Engine, conflict, joined::Requests, links, wave},
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, SyncPhase},
     events::SyncEvent,
     report::PushReport,
     row::{Hold, Operation, RowKey},
@@ -69,7 +69,7 @@ async fn run(engine: Arc<Engine>, account: Arc<str>, requests: Requests<Target>)
     if pushed.as_ref().is_err_and(Error::is_refused_sign_in) {
         engine.pause(&account).await?;
     }
-    pushed
+    pushed.map_err(|error| error.during(SyncPhase::Push).trying(|| "pushing".to_owned()))
 }
 
 async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) -> Result<PushReport, Error> {

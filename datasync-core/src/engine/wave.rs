@@ -242,7 +242,12 @@ fn classify(engine: &Engine, sent: &Sent, outcome: PushOutcome) -> Classed {
         PushOutcome::Failed(error) => {
             use TransportErrorKind::{Connect, Forbidden, OtherAccount, Protocol, Rejected, Server, Unauthenticated};
             match error.kind() {
-                Connect | OtherAccount | Unauthenticated => return Classed::Ends(Answer::NotSent, error.into()),
+                Connect | OtherAccount | Unauthenticated => {
+                    let (RowKey { table, id, .. }, kind) = (&sent.key, sent.request.kind);
+                    let tried = || format!("sending the {kind} of {table}/{id}");
+                    let error = Error::from(error).at(table, id).doing(kind).trying(tried);
+                    return Classed::Ends(Answer::NotSent, error);
+                }
                 Forbidden | Rejected => Answer::Refused { status: error.status(), message: error.to_string() },
                 kind => {
                     let failures = sent.attempts.saturating_add(1);
