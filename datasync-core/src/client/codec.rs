@@ -51,6 +51,16 @@ pub(crate) fn decode<E: SyncEntity>(id: &str, record: &Record) -> Result<E, Erro
     Ok(entity)
 }
 
+/// The fields with these names of a record, as a struct that has no others.
+pub(crate) fn decode_part<P: DeserializeOwned>(
+    table: &str,
+    names: &[&str],
+    id: &str,
+    record: &Record,
+) -> Result<P, Error> {
+    read(record, |name| names.contains(&name)).map_err(|error| unreadable(table, id, &error))
+}
+
 fn unreadable(table: &str, id: &str, error: &serde_json::Error) -> Error {
     // The words of the error may hold what the user wrote (I21); its place does not.
     let (line, column) = (error.line(), error.column());
