@@ -91,6 +91,10 @@ fn a_local_stream_reads_no_page_before_it_is_wanted() {
             (3, 3),
             "of the first rows no more are read than are wanted"
         );
+        let begun = store.faults().calls(StoreCall::Read);
+        let none = notes(&client).query().filter(|note| note.title.eq("none")).top(1).stream();
+        assert_eq!(none.count().await, 0);
+        assert!(store.faults().calls(StoreCall::Read) - begun < 16, "reads grow while nothing is found");
     });
 }
 
