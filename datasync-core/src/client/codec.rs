@@ -64,6 +64,22 @@ pub(crate) fn value(schema: &TableSchema, id: &str, record: &Record) -> Result<V
     value.map_err(|error| misfit(schema, id, record.body.as_bytes(), &error))
 }
 
+/// The fields with these names of a record, as a struct that has no others.
+pub(crate) fn decode_part<P: DeserializeOwned>(
+    table: &str,
+    names: &[&str],
+    id: &str,
+    record: &Record,
+) -> Result<P, Error> {
+    read(record, |name| names.contains(&name)).map_err(|error: serde_json::Error| {
+        // The words of the error may hold what the user wrote (I21); its place does not.
+        let (line, column) = (error.line(), error.column());
+        let message =
+            format!("the JSON of {table}/{id} does not fit the part that was asked for (line {line}, column {column})");
+        Error::new(ErrorKind::InvalidEntity, message).at(table, id)
+    })
+}
+
 /// The error of stored JSON that is no entity. The words of `error` may hold what the user wrote (I21); its place, and the
 /// names of fields, do not.
 fn misfit(schema: &TableSchema, id: &str, json: &[u8], error: &serde_json::Error) -> Error {

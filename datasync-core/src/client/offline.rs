@@ -3,14 +3,16 @@
 use std::{fmt, marker::PhantomData, sync::Arc};
 
 use futures::stream::BoxStream;
+use serde::de::DeserializeOwned;
 
 use crate::{
     client::{
         acked::Written,
         codec,
+        part::Reader,
         purge::{self, PurgeOptions},
         search::{self, Rows},
-        watch, write,
+        stream, watch, write,
     },
     clock::ordered_id,
     engine::{
@@ -167,7 +169,8 @@ impl<E: SyncEntity> OfflineTable<E> {
 
     /// Begins a query of this table.
     pub fn query(&self) -> OfflineQuery<E> {
-        OfflineQuery { table: self.clone(), query: Query::new() }
+        let reader = Reader::whole(|_, id, record| codec::decode(id, record));
+        OfflineQuery { table: self.clone(), query: Query::new(), reader }
     }
 
     /// How many rows there are here.
@@ -220,24 +223,25 @@ impl<E> IntoQuery<E> for OfflineQuery<E> {
 
 /// A query of an offline table.
 #[must_use]
-pub struct OfflineQuery<E> {
+pub struct OfflineQuery<E, P = E> {
     table: OfflineTable<E>,
     query: Query<E>,
+    reader: Reader<P>,
 }
 
-impl<E> Clone for OfflineQuery<E> {
+impl<E, P> Clone for OfflineQuery<E, P> {
     fn clone(&self) -> Self {
-        OfflineQuery { table: self.table.clone(), query: self.query.clone() }
+        OfflineQuery { table: self.table.clone(), query: self.query.clone(), reader: self.reader }
     }
 }
 
-impl<E> fmt::Debug for OfflineQuery<E> {
+impl<E, P> fmt::Debug for OfflineQuery<E, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.query.fmt(f)
     }
 }
 
-impl<E: SyncEntity> OfflineQuery<E> {
+impl<E: SyncEntity, P: 'static> OfflineQuery<E, P> {
     /// This query in place of what was said so far: one that was read from text, or is used for several tables.
     ///
     /// ```
@@ -290,12 +294,40 @@ impl<E: SyncEntity> OfflineQuery<E> {
         self
     }
 
+    /// Reads the rows into a struct that has some of the entity's fields, by their names in JSON; nothing else of a row is
+    /// decoded. Several calls: the last one holds.
+    ///
+    /// A name that the table does not have, or a type that is no struct with named fields, is an
+    /// [`InvalidQuery`](crate::error::ErrorKind::InvalidQuery) when the query runs; serde's aliases count as names.
+    ///
+    /// ```
+    /// # use datasync_core::{client::OfflineTable, entity::SyncEntity, error::Error};
+    /// # use datasync_derive::SyncEntity;
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Clone, Serialize, Deserialize, SyncEntity)]
+    /// # #[sync(crate = "datasync_core")]
+    /// # struct Film { id: String, title: String, year: i32, plot: String }
+    /// #[derive(Deserialize)]
+    /// struct Title {
+    ///     id: String,
+    ///     title: String,
+    /// }
+    ///
+    /// # async fn example(films: &OfflineTable<Film>) -> Result<(), Error> {
+    /// let titles: Vec<Title> = films.query().filter(|film| film.year.lt(1950)).select().to_vec().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn select<Q: DeserializeOwned + 'static>(self) -> OfflineQuery<E, Q> {
+        OfflineQuery { table: self.table, query: self.query, reader: Reader::part::<E>() }
+    }
+
     /// The rows.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidQuery`](crate::error::ErrorKind::InvalidQuery), [`ErrorKind::InvalidEntity`](crate::error::ErrorKind::InvalidEntity), [`ErrorKind::Store`](crate::error::ErrorKind::Store).
-    pub async fn to_vec(self) -> Result<Vec<E>, Error> {
+    pub async fn to_vec(self) -> Result<Vec<P>, Error> {
         Ok(self.rows().await?.rows)
     }
 
@@ -304,7 +336,7 @@ impl<E: SyncEntity> OfflineQuery<E> {
     /// # Errors
     ///
     /// As [`to_vec`](OfflineQuery::to_vec).
-    pub async fn to_rows(mut self) -> Result<Rows<E>, Error> {
+    pub async fn to_rows(mut self) -> Result<Rows<P>, Error> {
         self.query = self.query.count();
         self.rows().await
     }
@@ -314,7 +346,7 @@ impl<E: SyncEntity> OfflineQuery<E> {
     /// # Errors
     ///
     /// As [`to_vec`](OfflineQuery::to_vec).
-    pub async fn first(self) -> Result<Option<E>, Error> {
+    pub async fn first(self) -> Result<Option<P>, Error> {
         Ok(self.top(1).to_vec().await?.pop())
     }
 
@@ -354,14 +386,39 @@ impl<E: SyncEntity> OfflineQuery<E> {
     /// }
     /// # }
     /// ```
-    pub fn watch(self) -> BoxStream<'static, Result<Vec<E>, Error>> {
-        watch::watch(self.table.engine, self.table.table, self.query.into_description())
+    pub fn watch(self) -> BoxStream<'static, Result<Vec<P>, Error>> {
+        watch::watch(self.table.engine, self.table.table, self.query.into_description(), self.reader)
     }
 
-    async fn rows(self) -> Result<Rows<E>, Error> {
-        let found = search::search(&self.table.engine, &self.table.table, self.query.description()).await?;
-        let decode = |(id, record): (Arc<str>, Record)| codec::decode(&id, &record);
-        let rows = found.rows.into_iter().map(decode).collect::<Result<_, _>>()?;
+    /// The rows one by one, with at most 1,000 of them in memory, however many there are. If no index gives the order of the
+    /// query, or one serves the filter better, the ids of the rows and the values that they are ordered by are held too;
+    /// [`explain`](OfflineQuery::explain) of the same query with a `top` tells whether rows are sorted.
+    ///
+    /// A row is shown as it is when the page that it is part of is read; one that is changed or added meanwhile is shown or
+    /// not, and none is shown twice unless its place in the order has moved. An item is an error as for
+    /// [`to_vec`](OfflineQuery::to_vec): after a row that cannot be read the stream goes on, after any other error it ends.
+    ///
+    /// ```
+    /// # use datasync_core::{client::OfflineTable, entity::SyncEntity, error::Error};
+    /// # use futures::TryStreamExt;
+    /// # async fn example<E: SyncEntity>(films: &OfflineTable<E>) -> Result<(), Error> {
+    /// let mut rows = films.query().stream();
+    /// while let Some(film) = rows.try_next().await? {
+    ///     println!("{}", film.id());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stream(self) -> BoxStream<'static, Result<P, Error>> {
+        stream::local(self.table.engine, self.table.table, self.query.into_description(), self.reader)
+    }
+
+    async fn rows(self) -> Result<Rows<P>, Error> {
+        let OfflineTable { engine, table, .. } = self.table;
+        let query = self.reader.prepare(self.query.into_description(), &table.schema, false)?;
+        let found = search::search(&engine, &table, &query).await?;
+        let read = |(id, record): (Arc<str>, Record)| self.reader.read(&id, &record);
+        let rows = found.rows.into_iter().map(read).collect::<Result<_, _>>()?;
         Ok(Rows { rows, total: found.total })
     }
 }

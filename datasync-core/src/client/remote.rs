@@ -2,15 +2,24 @@
 
 use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc};
 
+use futures::stream::BoxStream;
+use serde::de::DeserializeOwned;
+
 use crate::{
     body,
-    client::{IntoQuery, codec, search::Rows},
+    client::{
+        IntoQuery, codec, invalid_query,
+        part::Reader,
+        search::Rows,
+        stream::{self, Pages},
+    },
     clock::random_key,
     engine::Engine,
     entity::{RowId, SyncEntity, check_id},
     error::{Error, ErrorKind, SyncPhase},
     query::{Condition, Order, Query},
-    row::OperationKind,
+    row::{OperationKind, Record},
+    schema::ID,
     transport::{PageRequest, Purpose, PushOperation, PushOutcome, RowRequest, ServiceRow},
 };
 
@@ -90,8 +99,12 @@ impl<E: SyncEntity> RemoteTable<E> {
     }
 
     fn remote(row: ServiceRow) -> Result<Remote<E>, Error> {
-        let entity = codec::decode(&row.id, &row.record)?;
-        Ok(Remote { entity, version: row.record.version, deleted: row.record.deleted })
+        Self::read(&row.id, &row.record)
+    }
+
+    fn read(id: &str, record: &Record) -> Result<Remote<E>, Error> {
+        let entity = codec::decode(id, record)?;
+        Ok(Remote { entity, version: record.version.clone(), deleted: record.deleted })
     }
 
     /// The row of that id; `None` if the service does not have it, or has deleted it.
@@ -193,7 +206,8 @@ impl<E: SyncEntity> RemoteTable<E> {
 
     /// Begins a query of this table.
     pub fn query(&self) -> RemoteQuery<E> {
-        RemoteQuery { table: self.clone(), query: Query::new() }
+        let reader = Reader::whole(|_, id, record| Self::read(id, record));
+        RemoteQuery { table: self.clone(), query: Query::new(), reader }
     }
 
     /// How many rows the service has, deleted ones left out.
@@ -208,18 +222,19 @@ impl<E: SyncEntity> RemoteTable<E> {
 
 /// A query of a remote table.
 #[must_use]
-pub struct RemoteQuery<E> {
+pub struct RemoteQuery<E, P = Remote<E>> {
     table: RemoteTable<E>,
     query: Query<E>,
+    reader: Reader<P>,
 }
 
-impl<E> fmt::Debug for RemoteQuery<E> {
+impl<E, P> fmt::Debug for RemoteQuery<E, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.query.fmt(f)
     }
 }
 
-impl<E: SyncEntity> RemoteQuery<E> {
+impl<E: SyncEntity, P: 'static> RemoteQuery<E, P> {
     /// This query in place of what was said so far.
     pub fn with(mut self, query: impl IntoQuery<E>) -> Self {
         self.query = query.into_query();
@@ -262,12 +277,28 @@ impl<E: SyncEntity> RemoteQuery<E> {
         self
     }
 
+    /// Adds a parameter of the app's own to the requests, as in Datasync's `WithParameter`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidQuery`] for a name or a value that is blank, or a name that begins with `$` or `__`.
+    pub fn with_parameter(mut self, name: &str, value: &str) -> Result<Self, Error> {
+        self.query = self.query.with_parameter(name, value).map_err(invalid_query)?;
+        Ok(self)
+    }
+
+    /// Reads the rows into a struct that has some of the entity's fields, by their names in JSON, and asks the service for
+    /// these fields only: see [`OfflineQuery::select`](crate::client::OfflineQuery::select). The id is asked for in any case.
+    pub fn select<Q: DeserializeOwned + 'static>(self) -> RemoteQuery<E, Q> {
+        RemoteQuery { table: self.table, query: self.query, reader: Reader::part::<E>() }
+    }
+
     /// The rows, page after page.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Service`] if the service refuses the query, else as [`RemoteTable::get`].
-    pub async fn to_vec(self) -> Result<Vec<Remote<E>>, Error> {
+    pub async fn to_vec(self) -> Result<Vec<P>, Error> {
         Ok(self.rows().await?.rows)
     }
 
@@ -276,7 +307,7 @@ impl<E: SyncEntity> RemoteQuery<E> {
     /// # Errors
     ///
     /// As [`to_vec`](RemoteQuery::to_vec).
-    pub async fn to_rows(mut self) -> Result<Rows<Remote<E>>, Error> {
+    pub async fn to_rows(mut self) -> Result<Rows<P>, Error> {
         self.query = self.query.count();
         self.rows().await
     }
@@ -291,33 +322,45 @@ impl<E: SyncEntity> RemoteQuery<E> {
         total.ok_or_else(|| Error::new(ErrorKind::Service, "the service does not say how many rows there are"))
     }
 
-    async fn rows(self) -> Result<Rows<Remote<E>>, Error> {
-        let mut request = PageRequest {
+    /// The rows one by one, with one page of them in memory, however many there are.
+    ///
+    /// A page is asked for when the one before it is used up. Services page by counting rows, so that a row that is added or
+    /// removed meanwhile may make another one come twice or not at all. An item is an error as for
+    /// [`to_vec`](RemoteQuery::to_vec): after a row that cannot be read the stream goes on, after any other error it ends.
+    pub fn stream(self) -> BoxStream<'static, Result<P, Error>> {
+        let reader = self.reader;
+        stream::remote(self.pages(), reader)
+    }
+
+    fn pages(self) -> Result<Pages, Error> {
+        let mut query = self.reader.prepare(self.query.into_description(), &E::SCHEMA, true)?;
+        if !query.select.is_empty() && !query.select.iter().any(|name| name == ID) {
+            query.select.push(ID.to_owned());
+        }
+        let request = PageRequest {
             account: self.table.engine.account(),
             table: Arc::clone(&self.table.name),
             purpose: Purpose::Query,
-            query: self.query.into_description(),
+            query,
             token: None,
             first: true,
             page_size: PAGE_SIZE,
             overlap: std::time::Duration::ZERO,
             include_deleted: false,
         };
+        Ok(Pages::new(self.table.engine, request))
+    }
+
+    async fn rows(self) -> Result<Rows<P>, Error> {
+        let reader = self.reader;
+        let mut pages = self.pages()?;
         let mut found = Rows { rows: Vec::new(), total: None };
-        loop {
-            let page = self.table.engine.transport.fetch_page(&request).await.map_err(|error| {
-                let tried = || format!("querying `{}` on the service", self.table.name);
-                Error::from(error).of(&self.table.name).during(SyncPhase::Remote).trying(tried)
-            })?;
+        while let Some(page) = pages.next().await? {
             found.total = found.total.or(page.total);
             for row in page.rows {
-                found.rows.push(RemoteTable::remote(row)?);
+                found.rows.push(reader.read(&row.id, &row.record)?);
             }
-            if !page.more {
-                return Ok(found);
-            }
-            request.token = page.token;
-            request.first = false;
         }
+        Ok(found)
     }
 }

@@ -42,16 +42,29 @@ impl RecordFilter for Wanted {
 }
 
 /// A query made ready.
-struct Search {
-    evaluator: Evaluator,
-    access: Access,
+pub(super) struct Search {
+    pub(super) evaluator: Evaluator,
+    pub(super) access: Access,
     /// The scan of a range; what is left to look at stands in its filter.
     request: ScanRequest,
 }
 
 impl Search {
     fn new(account: &Arc<str>, table: &Table, query: &QueryDescription) -> Result<Search, Error> {
-        let (evaluator, access) = ready(table, query)?;
+        Ok(Search::of(account, table, query, ready(table, query, query.top.is_some())?))
+    }
+
+    /// A search that takes an index in the query's order where there is one, although all rows are wanted.
+    pub(super) fn in_order(account: &Arc<str>, table: &Table, query: &QueryDescription) -> Result<Search, Error> {
+        Ok(Search::of(account, table, query, ready(table, query, true)?))
+    }
+
+    fn of(
+        account: &Arc<str>,
+        table: &Table,
+        query: &QueryDescription,
+        (evaluator, access): (Evaluator, Access),
+    ) -> Search {
         let filter = (!access.exact).then(|| evaluator.clone());
         // Indexes lead to no deleted row.
         let shows_all = query.include_deleted || access.index.is_some();
@@ -69,24 +82,24 @@ impl Search {
             limit: CHUNK,
             filter,
         };
-        Ok(Search { evaluator, access, request })
+        Search { evaluator, access, request }
     }
 
-    fn requests(&self) -> impl Iterator<Item = ScanRequest> {
+    pub(super) fn requests(&self) -> impl Iterator<Item = ScanRequest> {
         self.access.ranges.iter().map(|range| ScanRequest { range: range.clone(), ..self.request.clone() })
     }
 }
 
-fn ready(table: &Table, query: &QueryDescription) -> Result<(Evaluator, Access), Error> {
+fn ready(table: &Table, query: &QueryDescription, in_order: bool) -> Result<(Evaluator, Access), Error> {
     let evaluator = Evaluator::new(query, &table.schema).map_err(invalid_query)?;
     let indexes = if query.include_deleted { &[] } else { &*table.schema.indexes };
-    let access = plan(&evaluator, &table.schema, indexes, query.top.is_some());
+    let access = plan(&evaluator, &table.schema, indexes, in_order);
     Ok((evaluator, access))
 }
 
 /// Which way a query takes to its rows.
 pub(crate) fn explain(table: &Table, query: &QueryDescription) -> Result<Access, Error> {
-    ready(table, query).map(|(_, access)| access)
+    ready(table, query, query.top.is_some()).map(|(_, access)| access)
 }
 
 /// The records of a query in its order.

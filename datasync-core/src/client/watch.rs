@@ -8,9 +8,8 @@ use futures::{
 };
 
 use crate::{
-    client::{codec, invalid_query, search},
+    client::{invalid_query, part::Reader, search},
     engine::{Engine, table::Table, watch::Watcher},
-    entity::SyncEntity,
     error::Error,
     query::{Evaluator, QueryDescription},
     row::Record,
@@ -49,20 +48,25 @@ impl Live {
 }
 
 /// The results of a query, now and after each commit that changes them.
-pub(crate) fn watch<E: SyncEntity>(
+pub(crate) fn watch<P: 'static>(
     engine: Arc<Engine>,
     table: Arc<Table>,
     query: QueryDescription,
-) -> BoxStream<'static, Result<Vec<E>, Error>> {
-    let live = Live { engine, table, query, watcher: None, last: None };
-    unfold(Some(live), |live| async {
-        let mut live = live?;
-        let decode = |(id, record): &(Arc<str>, Record)| codec::decode(id, record);
+    reader: Reader<P>,
+) -> BoxStream<'static, Result<Vec<P>, Error>> {
+    let query = reader.prepare(query, &table.schema, false);
+    let live = query.map(|query| Live { engine, table, query, watcher: None, last: None });
+    unfold(Some(live), move |live| async move {
+        let mut live = match live? {
+            Ok(live) => live,
+            Err(error) => return Some((Err(error), None)),
+        };
+        let decode = |(id, record): &(Arc<str>, Record)| reader.read(id, record);
         match live.next().await {
-            Ok(found) => Some((found.iter().map(decode).collect(), Some(live))),
+            Ok(found) => Some((found.iter().map(decode).collect(), Some(Ok(live)))),
             // A query that does not fit the table never will.
             Err(error) if live.watcher.is_none() => Some((Err(error), None)),
-            Err(error) => Some((Err(error), Some(live))),
+            Err(error) => Some((Err(error), Some(Ok(live)))),
         }
     })
     .boxed()
