@@ -3,6 +3,8 @@
 pub mod histories;
 mod socket;
 
+pub mod queries;
+
 use std::{
     collections::VecDeque,
     sync::{
