@@ -259,7 +259,8 @@ pub struct PushOperation {
     pub version: Option<String>,
     /// The entity; `None` for a delete.
     pub body: Option<Body>,
-    /// What a replace started from, as it would be sent; `None` where that is not known.
+    /// What a replace started from, as it would be sent; `None` where that is not known. It is part of what is frozen, as
+    /// the body is: each attempt comes with the same, because a patch is made of both.
     pub base: Option<Body>,
 }
 

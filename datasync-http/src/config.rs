@@ -114,7 +114,7 @@ impl HttpTransportBuilder {
     }
 
     /// Whose service it is; the Toolkit's by default, which ours speaks too. For one of Azure Mobile Apps rows are undeleted
-    /// by PATCH, and queries are spelled its way.
+    /// by PATCH, replaced by one with the fields that differ where it is known from what, and queries are spelled its way.
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.dialect = dialect;
         self

@@ -53,7 +53,7 @@ fn tables_of_the_configuration_are_served_and_survive_a_kill() {
     let service = Running::start(folder.path(), &["--restored"]);
     let page: serde_json::Value =
         serde_json::from_str(&service.send("GET", &format!("/tables/todo?__delta={before}"), "").1).unwrap();
-    assert_eq!((page["delta"]["restart"].as_bool(), page["items"].as_array().unwrap().len()), (Some(true), 1));
+    assert_eq!((page["delta"]["restart"].as_str(), page["items"].as_array().unwrap().len()), (Some("restored"), 1));
 }
 
 #[test]
@@ -87,6 +87,7 @@ fn every_key_of_the_configuration_holds() {
         listen = "127.0.0.1:0"
         data = "below/../service.redb"
         max_body = 2000
+        tombstone_days = 7
         [tables.hard]
         soft_delete = false
         page_size = 2
@@ -100,6 +101,7 @@ fn every_key_of_the_configuration_holds() {
     std::fs::create_dir(folder.path().join("below")).unwrap();
     let service = Running::of(command(folder.path()), folder.path());
     assert!(service.address.starts_with("127.0.0.1:"));
+    assert_eq!(service.json("GET", "/.well-known/datasync", "").1["tombstoneDays"], 7);
     for path in ["/tables/hard", "/other/place"] {
         for id in ["a", "b", "c"] {
             assert_eq!(service.json("POST", path, &format!(r#"{{"id":"{id}","title":"x"}}"#)).0, 201);

@@ -25,7 +25,9 @@ pub use store_suite::{
     lists_the_rows_of_all_accounts, tells_of_another_set_of_indexes,
 };
 pub use transport_suite::{
-    a_dropped_request_spoils_no_other, a_pull_brings_everything_and_then_what_changed, a_query_comes_in_its_order,
-    changes_are_answered_by_what_became_of_them, fetch_tells_deleted_rows_from_missing_ones,
-    outcomes_come_in_the_order_of_the_operations,
+    a_dropped_request_spoils_no_other, a_pull_brings_everything_and_then_what_changed,
+    a_pull_that_begins_again_brings_everything, a_query_comes_in_its_order,
+    changes_are_answered_by_what_became_of_them, changes_are_told_where_that_is_declared,
+    fetch_tells_deleted_rows_from_missing_ones, outcomes_come_in_the_order_of_the_operations,
+    what_is_told_to_have_left_a_query_has_left_it,
 };

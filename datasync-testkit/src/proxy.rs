@@ -42,7 +42,8 @@ struct Shared {
     ended: AtomicBool,
 }
 
-/// A proxy for HTTP/1.1, with a thread for each connection. It ends when it is dropped.
+/// A proxy for HTTP/1.1, with a thread for each connection. It ends when it is dropped. A stream of events is passed on as
+/// it comes, and meets no trouble but that of its request.
 pub struct HostileProxy {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -123,8 +124,8 @@ impl Shared {
     }
 }
 
-/// The head of a message, and its body by `content-length`; `None` if the connection ended before it.
-fn message(stream: &mut TcpStream) -> io::Result<Option<(String, Vec<u8>)>> {
+/// The head of a message; `None` if the connection ended before it.
+fn head_of(stream: &mut TcpStream) -> io::Result<Option<String>> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -133,30 +134,38 @@ fn message(stream: &mut TcpStream) -> io::Result<Option<(String, Vec<u8>)>> {
         }
         head.push(byte[0]);
     }
-    let head = String::from_utf8_lossy(&head).into_owned();
-    let field = |name: &str| {
-        let mut lines = head.lines().filter_map(|line| line.split_once(':'));
-        lines.find_map(|(known, value)| known.eq_ignore_ascii_case(name).then(|| value.trim().to_owned()))
-    };
+    Ok(Some(String::from_utf8_lossy(&head).into_owned()))
+}
+
+/// The value of a header.
+fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    let mut lines = head.lines().filter_map(|line| line.split_once(':'));
+    lines.find_map(|(known, value)| known.eq_ignore_ascii_case(name).then(|| value.trim()))
+}
+
+/// The body behind a head; `None` if the connection ended before it did.
+fn body_of(stream: &mut TcpStream, head: &str) -> io::Result<Option<Vec<u8>>> {
+    let mut byte = [0];
     let mut body = Vec::new();
-    if field("transfer-encoding").is_some() {
+    if field(head, "transfer-encoding").is_some() {
         while !body.ends_with(b"0\r\n\r\n") {
             if stream.read(&mut byte)? == 0 {
                 return Ok(None);
             }
             body.push(byte[0]);
         }
-    } else if let Some(length) = field("content-length").and_then(|length| length.parse().ok()) {
+    } else if let Some(length) = field(head, "content-length").and_then(|length| length.parse().ok()) {
         body.resize(length, 0);
         stream.read_exact(&mut body)?;
     }
-    Ok(Some((head, body)))
+    Ok(Some(body))
 }
 
 fn serve(shared: &Shared, mut client: TcpStream) -> io::Result<()> {
     client.set_nodelay(true)?;
     let mut service: Option<TcpStream> = None;
-    while let Some((head, body)) = message(&mut client)? {
+    while let Some(head) = head_of(&mut client)? {
+        let Some(body) = body_of(&mut client, &head)? else { break };
         shared.requests.fetch_add(1, Ordering::SeqCst);
         let trouble = shared.trouble(&head);
         match trouble {
@@ -179,7 +188,14 @@ fn serve(shared: &Shared, mut client: TcpStream) -> io::Result<()> {
         };
         upstream.set_nodelay(true)?;
         upstream.write_all(&[head.as_bytes(), &body].concat())?;
-        let Some((head, mut body)) = message(upstream)? else { return client.shutdown(Shutdown::Both) };
+        let Some(head) = head_of(upstream)? else { return client.shutdown(Shutdown::Both) };
+        if field(&head, "content-type") == Some("text/event-stream") {
+            // It has no end that could be waited for.
+            client.write_all(head.as_bytes())?;
+            io::copy(upstream, &mut client)?;
+            return client.shutdown(Shutdown::Both);
+        }
+        let Some(mut body) = body_of(upstream, &head)? else { return client.shutdown(Shutdown::Both) };
         match trouble {
             Some(Trouble::Delay(length)) => thread::sleep(length),
             Some(Trouble::Hold(gate)) => {

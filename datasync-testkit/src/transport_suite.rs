@@ -7,9 +7,12 @@ use datasync_core::{
     query::QueryDescription,
     row::{Body, OperationKind},
     store::DeltaToken,
-    transport::{PageRequest, Purpose, PushOperation, PushOutcome, RowRequest, ServiceRow, Transport},
+    transport::{
+        ChangeNotice, PageRequest, Purpose, PushOperation, PushOutcome, Restart, RowRequest, ServiceRow, Stub,
+        Transport, TransportError,
+    },
 };
-use futures::executor::block_on;
+use futures::{StreamExt, executor::block_on};
 use uuid::Uuid;
 
 /// Makes one test of each case of the contract.
@@ -33,6 +36,21 @@ macro_rules! transport_conformance {
         #[test]
         fn a_pull_brings_everything_and_then_what_changed() {
             $crate::a_pull_brings_everything_and_then_what_changed($make);
+        }
+
+        #[test]
+        fn what_is_told_to_have_left_a_query_has_left_it() {
+            $crate::what_is_told_to_have_left_a_query_has_left_it($make);
+        }
+
+        #[test]
+        fn a_pull_that_begins_again_brings_everything() {
+            $crate::a_pull_that_begins_again_brings_everything($make);
+        }
+
+        #[test]
+        fn changes_are_told_where_that_is_declared() {
+            $crate::changes_are_told_where_that_is_declared($make);
         }
 
         #[test]
@@ -185,13 +203,27 @@ pub fn outcomes_come_in_the_order_of_the_operations<T: Transport, K>(make: impl 
     });
 }
 
-/// Pulls from a token to the end: the last state of each row that came, by id, and the token.
-async fn pull(
+/// What a pull brought.
+#[derive(Default)]
+struct Pulled {
+    /// The last state of each row, by id.
+    rows: BTreeMap<Arc<str>, ServiceRow>,
+    stubs: Vec<Stub>,
+    restart: Option<Restart>,
+    token: Option<DeltaToken>,
+}
+
+/// Pulls from a token to the end.
+async fn pull(transport: &dyn Transport, token: Option<DeltaToken>, filter: &str) -> Pulled {
+    try_pull(transport, token, filter).await.unwrap()
+}
+
+async fn try_pull(
     transport: &dyn Transport,
-    mut token: Option<DeltaToken>,
+    token: Option<DeltaToken>,
     filter: &str,
-) -> (BTreeMap<Arc<str>, ServiceRow>, Option<DeltaToken>) {
-    let mut rows = BTreeMap::new();
+) -> Result<Pulled, TransportError> {
+    let mut pulled = Pulled { token, ..Pulled::default() };
     let mut first = true;
     for _ in 0..1_000 {
         let request = PageRequest {
@@ -199,18 +231,20 @@ async fn pull(
             table: TABLE.into(),
             purpose: Purpose::Pull,
             query: QueryDescription { filter: filter.parse().ok(), ..QueryDescription::default() },
-            token: token.clone(),
+            token: pulled.token.clone(),
             first,
             page_size: 7,
             overlap: Duration::from_secs(30),
             include_deleted: true,
         };
-        let page = transport.fetch_page(&request).await.unwrap();
-        rows.extend(page.rows.into_iter().map(|row| (Arc::clone(&row.id), row)));
-        token = page.token.or(token);
+        let page = transport.fetch_page(&request).await?;
+        pulled.rows.extend(page.rows.into_iter().map(|row| (Arc::clone(&row.id), row)));
+        pulled.stubs.extend(page.stubs);
+        pulled.restart = pulled.restart.or(page.restart);
+        pulled.token = page.token.or(pulled.token);
         first = false;
         if !page.more {
-            return (rows, token);
+            return Ok(pulled);
         }
     }
     panic!("a pull that does not end");
@@ -229,28 +263,120 @@ pub fn a_pull_brings_everything_and_then_what_changed<T: Transport, K>(make: imp
             let id = format!("row-{:02}", number * 7 % 25);
             versions.insert(id.clone(), inserted(&transport, &id, number).await);
         }
-        let (rows, token) = pull(&transport, None, "").await;
+        let Pulled { rows, token, stubs, restart } = pull(&transport, None, "").await;
+        assert!(stubs.is_empty() && restart.is_none(), "a first pull has nothing to let go and nothing to begin again");
         let found: BTreeMap<String, String> =
             rows.iter().map(|(id, row)| (id.to_string(), row.record.version.clone().unwrap())).collect();
         assert_eq!(found, versions);
         assert!(token.is_some(), "a pull that is over has a token");
-        let (some, _) = pull(&transport, None, "rank lt 5").await;
-        assert_eq!(some.len(), 5, "only what matches the query");
+        let some = pull(&transport, None, "rank lt 5").await;
+        assert_eq!(some.rows.len(), 5, "only what matches the query");
 
         let version = versions["row-03"].clone();
         applied(push(&transport, operation(900, OperationKind::Replace, "row-03", 100, Some(&version))).await);
         let version = versions["row-04"].clone();
         applied(push(&transport, operation(901, OperationKind::Delete, "row-04", 0, Some(&version))).await);
         inserted(&transport, "row-99", 7).await;
-        let (changed, token) = pull(&transport, token, "").await;
+        let Pulled { rows: changed, token, .. } = pull(&transport, token, "").await;
         assert_eq!(rank(&changed["row-03"]), 100);
         assert!(changed["row-04"].record.deleted);
         assert!(!changed["row-99"].record.deleted);
-        let (again, _) = pull(&transport, token, "").await;
-        for (id, row) in again {
+        let again = pull(&transport, token, "").await;
+        for (id, row) in again.rows {
             let known = changed.get(&id).or(rows.get(&id)).unwrap();
             assert_eq!(row.record.version, known.record.version, "what comes again is what was known");
         }
+    });
+}
+
+/// A stub is of a row that no longer matches the query, or is gone. A transport that tells of one tells of all.
+///
+/// # Panics
+///
+/// If it is not so.
+pub fn what_is_told_to_have_left_a_query_has_left_it<T: Transport, K>(make: impl Fn() -> (T, K)) {
+    let (transport, _service) = make();
+    block_on(async {
+        let mut versions = BTreeMap::new();
+        for number in 0..20 {
+            let id = format!("row-{number:02}");
+            versions.insert(id.clone(), inserted(&transport, &id, number).await);
+        }
+        let first = pull(&transport, None, "rank lt 10").await;
+        assert_eq!((first.rows.len(), first.stubs.len()), (10, 0));
+        let replace = async |key: u128, id: &str, rank: i64| {
+            let version = versions[id].as_str();
+            applied(push(&transport, operation(key, OperationKind::Replace, id, rank, Some(version))).await);
+        };
+        for (key, number) in (900..).zip([1, 4, 7]) {
+            replace(key, &format!("row-{number:02}"), 100).await;
+        }
+        replace(910, "row-12", 5).await;
+        replace(911, "row-15", 150).await;
+        let version = versions["row-02"].as_str();
+        applied(push(&transport, operation(912, OperationKind::Delete, "row-02", 0, Some(version))).await);
+        let later = pull(&transport, first.token, "rank lt 10").await;
+        assert!(later.rows.contains_key("row-12"), "it has come to match");
+        for stub in &later.stubs {
+            let wanted = RowRequest { include_deleted: true, ..RowRequest::new(TABLE, &*stub.id) };
+            let Some(now) = transport.fetch(&wanted).await.unwrap() else { continue };
+            assert!(!stub.removed, "{stub:?}");
+            assert!(now.record.deleted || rank(&now) >= 10, "{stub:?}");
+            assert!(stub.version.is_none() || stub.version == now.record.version, "{stub:?}");
+        }
+        if !later.stubs.is_empty() {
+            for id in ["row-01", "row-04", "row-07"] {
+                assert!(later.stubs.iter().any(|stub| &*stub.id == id), "{id} has left too");
+            }
+        }
+        let again = pull(&transport, later.token, "rank lt 10").await;
+        assert!(again.stubs.is_empty(), "told once");
+    });
+}
+
+/// Where a token is found not to be good any more, the pull says so and brings every row.
+///
+/// # Panics
+///
+/// If it is not so.
+pub fn a_pull_that_begins_again_brings_everything<T: Transport, K>(make: impl Fn() -> (T, K)) {
+    let ((one, _first), (other, _second)) = (make(), make());
+    block_on(async {
+        for number in 0..20 {
+            inserted(&other, &format!("there-{number:02}"), number).await;
+        }
+        inserted(&one, "here", 1).await;
+        let token = pull(&one, None, "").await.token;
+        // To the other service this is a token of a time that it knows nothing of. It may be an error, too.
+        let Ok(begun) = try_pull(&other, token, "").await else { return };
+        if begun.restart.is_some() {
+            assert_eq!(begun.rows.len(), 20, "from the start");
+            let again = pull(&other, begun.token, "").await;
+            assert_eq!((again.rows.len(), again.restart), (0, None), "an ordinary pull again");
+        }
+    });
+}
+
+/// A stream of changes says that it listens, and then names each table that changes.
+///
+/// # Panics
+///
+/// If it does not.
+pub fn changes_are_told_where_that_is_declared<T: Transport, K>(make: impl Fn() -> (T, K)) {
+    let (transport, _service) = make();
+    block_on(async {
+        let declared = transport.capabilities().await.unwrap().notifications;
+        let mut changes = transport.changes("".into());
+        if !declared {
+            return;
+        }
+        assert_eq!(changes.next().await.unwrap().unwrap(), ChangeNotice::Connected);
+        for number in 0..3 {
+            inserted(&transport, &format!("row-{number}"), number).await;
+            while changes.next().await.unwrap().unwrap() != ChangeNotice::Changed(TABLE.into()) {}
+        }
+        drop(changes);
+        inserted(&transport, "after", 4).await;
     });
 }
 

@@ -1,0 +1,209 @@
+//! Rows that leave a device because the service says so, and a service that has forgotten or lost something (I12, I27).
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use datasync_core::{
+    client::{DatasyncClient, OfflineTable, PullOptions},
+    config::ConflictPolicy,
+    query::{Expr, Query},
+    row::LoserCause,
+    store::Store,
+    transport::{ChangeNotice, Transport},
+};
+use datasync_http::HttpTransport;
+use datasync_server::{AccessControl, DatasyncServer, DatasyncService, MemoryRepository, TableOptions};
+use datasync_tests::{
+    MemoryStore, MovedClock, Note, RouterExchange, Wire, client, client_over, local_rows, note_of, notes, service,
+    service_at, service_rows,
+};
+use futures::StreamExt;
+
+datasync_tests::on_both_stores! {
+    i12_a_row_that_is_removed_for_good_leaves_by_itself
+    i12_a_row_that_left_the_filter_stays_while_something_of_it_is_queued
+    i27_a_restored_service_loses_no_row_of_the_device_silently
+    i27_a_device_that_was_away_too_long_begins_again
+}
+
+async fn written(table: &OfflineTable<Note>, ids: std::ops::Range<i64>, title: &str) {
+    for rank in ids {
+        table.upsert(Note { rank, ..note_of(&format!("{rank:03}"), title) }).await.unwrap();
+    }
+    table.push_items().await.unwrap();
+}
+
+fn low() -> PullOptions<Note> {
+    PullOptions::default().query(Query::<Note>::new().filter(|note| note.rank.lt(10)))
+}
+
+async fn i12_a_row_that_is_removed_for_good_leaves_by_itself(store: impl Store, wire: Wire) {
+    if !wire.extended() {
+        return;
+    }
+    let rows = MemoryRepository::new();
+    let builder = DatasyncService::builder().table(TableOptions::of::<Note>(), rows.clone());
+    let exchange = RouterExchange::new(wire.lead_to(builder.build().unwrap()));
+    let (one, other) = (
+        client(store, &exchange, ConflictPolicy::Park).await,
+        client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await,
+    );
+    let (here, there) = (notes(&one), notes(&other));
+    written(&here, 0..5, "mine").await;
+    here.pull_items(here.query()).await.unwrap();
+    // No scope has ever held this one.
+    written(&here, 5..6, "made here").await;
+    there.pull_items(there.query()).await.unwrap();
+    for id in ["001", "005"] {
+        there.delete(id).await.unwrap();
+    }
+    there.push_items().await.unwrap();
+    assert_eq!(rows.rows().len(), 4, "nothing is left of them");
+    here.replace(Note { rank: 2, ..note_of("002", "edited") }).await.unwrap();
+    let report = here.pull_items(here.query()).await.unwrap();
+    assert_eq!(report.removed, 2);
+    assert_eq!(local_rows(&here).await, service_rows(&rows));
+}
+
+async fn i12_a_row_that_left_the_filter_stays_while_something_of_it_is_queued(store: impl Store, wire: Wire) {
+    if !wire.extended() {
+        return;
+    }
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 7, wire));
+    let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
+    written(&notes(&other), 0..20, "theirs").await;
+    let one = client(store, &exchange, ConflictPolicy::ClientWins).await;
+    let here = notes(&one);
+    here.pull_items(low()).await.unwrap();
+    assert_eq!(here.count().await.unwrap(), 10);
+    for id in ["003", "004"] {
+        notes(&other).replace(Note { rank: 50, ..note_of(id, "moved") }).await.unwrap();
+    }
+    notes(&other).push_items().await.unwrap();
+    here.replace(Note { rank: 3, ..note_of("003", "mine") }).await.unwrap();
+    let report = here.pull_items(low().no_push()).await.unwrap();
+    assert_eq!(report.removed, 1);
+    assert!(here.get("004").await.unwrap().is_none());
+    assert_eq!(here.get("003").await.unwrap().unwrap().title, "mine", "what the user wrote stays");
+    here.push_items().await.unwrap();
+    here.pull_items(low()).await.unwrap();
+    let expected: Vec<_> = service_rows(&rows).into_iter().filter(|(.., rank)| *rank < 10).collect();
+    assert_eq!(local_rows(&here).await, expected);
+}
+
+async fn i27_a_restored_service_loses_no_row_of_the_device_silently(store: impl Store, wire: Wire) {
+    if !wire.extended() {
+        return;
+    }
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 7, wire));
+    let one = client(store, &exchange, ConflictPolicy::Park).await;
+    let here = notes(&one);
+    written(&here, 0..20, "before").await;
+    let backup = rows.snapshot();
+    written(&here, 20..25, "lost").await;
+    here.pull_items(here.query()).await.unwrap();
+    here.insert(note_of("queued", "mine")).await.unwrap();
+    rows.restore(&backup);
+    here.pull_items(PullOptions::default().no_push()).await.unwrap();
+    let losers = one.settled_losers().await.unwrap();
+    let mut lost: Vec<&str> = losers.iter().map(|loser| &*loser.key.id).collect();
+    lost.sort_unstable();
+    assert_eq!(lost, ["020", "021", "022", "023", "024"]);
+    assert!(losers.iter().all(|loser| loser.cause == LoserCause::Vanished));
+    assert_eq!(one.pending().await.unwrap().len(), 1, "queued operations stay");
+    here.push_items().await.unwrap();
+    here.pull_items(here.query()).await.unwrap();
+    assert_eq!(local_rows(&here).await, service_rows(&rows));
+    assert_eq!(one.settled_losers().await.unwrap().len(), 5, "and they wait for a decision");
+}
+
+async fn i27_a_device_that_was_away_too_long_begins_again(store: impl Store, wire: Wire) {
+    if !wire.extended() {
+        return;
+    }
+    let clock = MovedClock::default();
+    let rows = MemoryRepository::with_clock(clock.clone());
+    let exchange = RouterExchange::new(service_at(&rows, 7, wire, clock.clone()));
+    let other = client_over(MemoryStore::new(), exchange.clone()).clock(clock.clone()).build().await.unwrap();
+    let one = client_over(store, exchange.clone()).clock(clock.clone()).build().await.unwrap();
+    let (here, there) = (notes(&one), notes(&other));
+    written(&there, 0..20, "first").await;
+    here.pull_items(here.query()).await.unwrap();
+    for id in ["003", "007"] {
+        there.delete(id).await.unwrap();
+    }
+    there.push_items().await.unwrap();
+    clock.advance(Duration::from_secs(91 * 86_400));
+    written(&there, 30..50, "later").await;
+    assert!(!rows.rows().iter().any(|row| row.record.deleted), "the tombstones are forgotten");
+    let report = here.pull_items(here.query()).await.unwrap();
+    assert_eq!((report.removed, report.inserted), (2, 20));
+    assert_eq!(local_rows(&here).await, service_rows(&rows));
+    assert!(one.settled_losers().await.unwrap().is_empty(), "they were deleted, and not lost");
+    assert!(here.pull_items(here.query()).await.unwrap().received <= 1, "an ordinary pull again");
+}
+
+/// Who asks sees the rows whose title is his name.
+#[derive(Debug)]
+struct Titles(Arc<Mutex<String>>);
+
+impl AccessControl for Titles {
+    fn view(&self, _: &str) -> Option<Expr> {
+        format!("title eq '{}'", self.0.lock().unwrap()).parse().ok()
+    }
+}
+
+#[tokio::test]
+async fn i12_what_the_caller_no_longer_sees_leaves_the_device() {
+    let (rows, name) = (MemoryRepository::new(), Arc::new(Mutex::new("ann".to_owned())));
+    let options = || TableOptions::of::<Note>().soft_delete(true);
+    let everything = DatasyncService::builder().table(options(), rows.clone()).build().unwrap();
+    let hers = options().access(Titles(Arc::clone(&name)));
+    let hers = DatasyncService::builder().table(hers, rows.clone()).build().unwrap();
+    let admin = client(MemoryStore::new(), &RouterExchange::new(everything), ConflictPolicy::ClientWins).await;
+    let ann = client(MemoryStore::new(), &RouterExchange::new(hers), ConflictPolicy::Park).await;
+    let (all, mine) = (notes(&admin), notes(&ann));
+    written(&all, 0..10, "ann").await;
+    written(&all, 10..20, "bob").await;
+    mine.pull_items(mine.query()).await.unwrap();
+    assert_eq!(mine.count().await.unwrap(), 10);
+    written(&all, 0..3, "bob").await;
+    written(&all, 10..12, "ann").await;
+    let report = mine.pull_items(mine.query()).await.unwrap();
+    assert_eq!((report.removed, report.inserted), (3, 2));
+    // Another view: the token is good no longer, and the rows are compared.
+    *name.lock().unwrap() = "bob".to_owned();
+    mine.pull_items(mine.query()).await.unwrap();
+    let titles: Vec<String> = local_rows(&mine).await.into_iter().map(|(_, title, _)| title).collect();
+    assert_eq!(titles, vec!["bob"; 11]);
+}
+
+#[tokio::test]
+async fn changes_are_heard_over_a_socket_until_the_service_stops() {
+    let rows = MemoryRepository::new();
+    let router = || DatasyncService::builder().table(TableOptions::of::<Note>(), rows.clone()).build().unwrap();
+    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), router()).await.unwrap();
+    let address = server.address();
+    let transport = HttpTransport::builder(&format!("http://{address}")).retries(0).build().unwrap();
+    assert!(transport.capabilities().await.unwrap().notifications);
+    let mut changes = transport.changes("".into());
+    assert_eq!(changes.next().await.unwrap().unwrap(), ChangeNotice::Connected);
+    let builder = DatasyncClient::builder().store(MemoryStore::new()).transport(transport.clone()).table::<Note>();
+    let client = builder.build().await.unwrap();
+    written(&notes(&client), 0..200, "x").await;
+    assert_eq!(changes.next().await.unwrap().unwrap(), ChangeNotice::Changed("note".into()));
+    server.stop(Duration::from_secs(1_000)).await;
+    let mut rest = Vec::new();
+    while let Some(notice) = changes.next().await {
+        rest.push(notice.unwrap());
+    }
+    assert!(rest.len() <= 1, "two hundred rows are not two hundred events: {rest:?}");
+    assert!(transport.changes("".into()).next().await.unwrap().is_err(), "nobody is there");
+    let _server = DatasyncServer::start(address, router()).await.unwrap();
+    assert_eq!(transport.changes("".into()).next().await.unwrap().unwrap(), ChangeNotice::Connected);
+}
