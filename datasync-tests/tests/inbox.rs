@@ -199,6 +199,7 @@ async fn i15_a_stream_that_nobody_reads_misses_nothing() {
     let there = world.client(MemoryStore::new(), "").await;
     let ids: Vec<String> = (0..1_200).map(|number| format!("row{number:04}")).collect();
     let mut stream = here.conflict_stream();
+    assert!(stream.next().now_or_never().is_none(), "none waits yet");
     // More than the stream remembers, found while nobody looks.
     notes(&there).insert_all(ids.iter().map(|id| note_of(id, "theirs"))).await.unwrap();
     sync(&there).await;
