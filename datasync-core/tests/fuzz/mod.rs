@@ -52,7 +52,7 @@ fn placed(error: &QueryError, text: &str) {
 }
 
 /// A filter: it is refused with a place, or what is printed of it is stable and means something or nothing.
-pub fn filter(bytes: &[u8]) {
+pub(crate) fn filter(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match text.parse::<Expr>() {
         Err(error) => placed(&error, text),
@@ -67,7 +67,7 @@ pub fn filter(bytes: &[u8]) {
 }
 
 /// A query string as it is sent, and as it is written.
-pub fn query(bytes: &[u8]) {
+pub(crate) fn query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Err(error) = text.parse::<QueryDescription>() {
         placed(&error, text);
@@ -105,7 +105,7 @@ fn answered(query: &QueryDescription) {
 }
 
 /// The body of a row: whatever it is, it is judged or refused.
-pub fn row(bytes: &[u8]) {
+pub(crate) fn row(bytes: &[u8]) {
     let query: QueryDescription = "$filter=(n gt 1 or price lt 2.5 or title eq 'x') and x ne 0&$orderby=d,t,rating,g"
         .parse()
         .expect("the query is right");
