@@ -145,8 +145,11 @@ fn read(pages: &mut Pages, lines: &mut Lines) -> io::Result<()> {
     losers.values().try_for_each(|loser| lines.loser(loser, false))
 }
 
+/// What is done with each entry that is found: its key and its value.
+type Each<'e> = dyn FnMut(&[u8], &[u8]) -> io::Result<()> + 'e;
+
 /// Walks a table, and returns the keys that cannot be reached.
-fn walk(pages: &mut Pages, root: Root, each: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<Vec<Lost>> {
+fn walk(pages: &mut Pages, root: Root, each: &mut Each<'_>) -> io::Result<Vec<Lost>> {
     let mut lost = Vec::new();
     match root {
         Root::Empty => {}

@@ -27,7 +27,8 @@ impl Members {
     /// Sets a member.
     pub(crate) fn set(&mut self, name: &str, text: Box<RawValue>) -> Result<(), serde_json::Error> {
         let value: Value = serde_json::from_str(text.get())?;
-        if value.to_string() == text.get() {
+        let written = value.to_string();
+        if written == text.get() {
             self.texts.remove(name);
         } else {
             self.texts.insert(name.to_owned(), (value.clone(), text));

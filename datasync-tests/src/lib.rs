@@ -84,7 +84,6 @@ impl Wire {
     }
 
     /// The way to a service: as it is, or over a socket of its own.
-    #[must_use]
     pub fn lead_to(self, service: Router) -> Router {
         match self {
             Wire::Original | Wire::Extended => service,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use datasync_core::{
     client::{DatasyncClient, OfflineTable, PendingState, PurgeOptions, ResetOptions, Tables},
+    clock::{Clock as _, SystemClock},
     config::{ConflictPolicy, SyncConfig},
     error::ErrorKind,
     store::Store,
@@ -13,7 +14,6 @@ use datasync_derive::SyncEntity;
 use datasync_http::{HttpTransport, Method};
 use datasync_server::{Action, Change, DatasyncService, MemoryRepository, Repository, TableOptions};
 use datasync_tests::{Fault, MemoryStore, RouterExchange, Wire};
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SyncEntity)]
@@ -298,7 +298,7 @@ async fn i08_children_of_a_parent_that_the_service_deleted_wait_for_somebody(sto
     let mut gone = world.rows[0].read("l").await.unwrap().unwrap();
     gone.record.deleted = true;
     let action = Action::Replace(gone.record);
-    let change = Change { id: "l".into(), action, expected: None, now: Timestamp::now(), key: None, forget: None };
+    let change = Change { id: "l".into(), action, expected: None, now: SystemClock.now(), key: None, forget: None };
     world.rows[0].write(change).await.unwrap();
     world.lists.pull_items(world.lists.query()).await.unwrap();
     assert!(world.lists.get("l").await.unwrap().is_none());

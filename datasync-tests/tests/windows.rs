@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use datasync_core::{
     client::{DatasyncClient, OfflineTable, PullOptions, Tables},
-    clock::SystemClock,
+    clock::{Clock as _, SystemClock},
     config::{ConflictPolicy, SyncConfig},
     error::ErrorKind,
     query::Query,
@@ -111,7 +111,7 @@ fn change(id: &str, action: Action, now: Timestamp) -> Change {
 
 async fn gap_01_a_hard_deletion_is_found_by_verify(store: impl Store + Clone, wire: Wire) {
     let world = World::new(store, wire).await;
-    world.rows.write(change("3", Action::Remove, Timestamp::now())).await.unwrap();
+    world.rows.write(change("3", Action::Remove, SystemClock.now())).await.unwrap();
     world.table.pull_items(world.table.query()).await.unwrap();
     if !wire.extended() {
         assert_eq!(world.table.count().await.unwrap(), 10, "a service that is not ours does not tell");
@@ -185,7 +185,7 @@ async fn gap_04_rows_of_one_millisecond_are_not_skipped_after_a_cut(store: impl 
     let given: fn(&str, Timestamp) -> Timestamp = |_, _| Timestamp::from_millisecond(1_600_000_000_000).unwrap();
     let (rows, _, exchange, table) = stamped(store, wire, Stamping::Given(given)).await;
     for number in 0..30 {
-        written(&rows, &format!("{number:02}"), Timestamp::now()).await;
+        written(&rows, &format!("{number:02}"), SystemClock.now()).await;
     }
     for _ in 0..3 {
         exchange.fault(
@@ -437,7 +437,7 @@ async fn window_11_a_client_that_wins_names_a_version_each_time(store: impl Stor
         }
         // Somebody writes between the conflict and the second attempt.
         if is_change(request) && !std::mem::replace(&mut meddled, true) {
-            futures::executor::block_on(written(&rows, "5", Timestamp::now()));
+            futures::executor::block_on(written(&rows, "5", SystemClock.now()));
         }
     });
     table.push_items().await.unwrap();
@@ -476,7 +476,7 @@ async fn window_14_the_first_token_comes_with_its_page(store: impl Store + Clone
     let rows = MemoryRepository::new();
     let exchange = RouterExchange::new(service(&rows, 4, wire));
     for number in 0..10 {
-        written(&rows, &format!("{number}"), Timestamp::now()).await;
+        written(&rows, &format!("{number}"), SystemClock.now()).await;
     }
     let faulty = FaultStore::new(store.clone(), SystemClock);
     let device = client(faulty.clone(), &exchange, ConflictPolicy::Park).await;

@@ -162,6 +162,9 @@ impl Overlay {
     }
 }
 
+/// A row, and the table and index that lead to its queued children.
+type Children = (RowKey, Arc<str>, Arc<str>);
+
 /// What the store had when the group began.
 struct Snapshot {
     rows: BTreeMap<RowKey, Option<Row>>,
@@ -170,9 +173,9 @@ struct Snapshot {
     queued: BTreeMap<u64, QueuedOperation>,
     losers: BTreeMap<Uuid, SettledLoser>,
     /// The queued children of rows, by the index that leads to them.
-    children: BTreeMap<(RowKey, Arc<str>, Arc<str>), Vec<RowKey>>,
+    children: BTreeMap<Children, Vec<RowKey>>,
     /// Children that a plan has asked for and that were not read: the group is planned once more with them.
-    wanted: RefCell<BTreeSet<(RowKey, Arc<str>, Arc<str>)>>,
+    wanted: RefCell<BTreeSet<Children>>,
     head: Head,
     present: Arc<str>,
 }
@@ -273,7 +276,7 @@ impl Tx<'_> {
         let kept = |loser: &&SettledLoser| {
             let RowKey { account, table, .. } = &loser.key;
             let cleared = |overlay: &Overlay| overlay.has_cleared(account, table);
-            !cleared(&self.group) && !cleared(&self.own)
+            !cleared(self.group) && !cleared(&self.own)
         };
         let stored =
             self.snapshot.losers.values().filter(kept).chain(&self.group.add_losers).chain(&self.own.add_losers);
@@ -659,11 +662,7 @@ fn plan(engine: &Engine, members: &mut [Box<dyn Member>], snapshot: &Snapshot) -
 }
 
 /// Reads the queued children that plans have asked for.
-async fn read_children(
-    store: &dyn Store,
-    snapshot: &mut Snapshot,
-    wanted: BTreeSet<(RowKey, Arc<str>, Arc<str>)>,
-) -> Result<(), Error> {
+async fn read_children(store: &dyn Store, snapshot: &mut Snapshot, wanted: BTreeSet<Children>) -> Result<(), Error> {
     let mut unread = BTreeSet::new();
     for (parent, table, index) in wanted {
         let (account, key) = (Arc::clone(&parent.account), parent.id.as_bytes().to_vec());

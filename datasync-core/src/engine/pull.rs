@@ -398,10 +398,9 @@ impl PagePlan {
         let mut effects = Vec::with_capacity(self.copies.len());
         let restored = self.state.check == Some(Check::Restored);
         for id in &self.left {
-            // What was answered since the page left may have brought the row back: the next page knows.
-            if !self.page_request.crossed(&self.key(id)) {
-                effects.push(page::leave(tx, &self.key(id), &self.scope.scope)?);
-            }
+            // Also if an answer has crossed: where that is newer, a later page tells of it again, and where it is older,
+            // no page ever would.
+            effects.push(page::leave(tx, &self.key(id), &self.scope.scope)?);
         }
         for (id, copy) in &self.copies {
             let key = self.key(id);

@@ -104,9 +104,7 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
                 engine.resume(&run.account).await?;
                 run.paused = false;
             }
-        } else if std::mem::take(&mut run.again) {
-            run.begin_again();
-        } else if run.parks_cycles(engine).await? {
+        } else if std::mem::take(&mut run.again) || run.parks_cycles(engine).await? {
             run.begin_again();
         } else if requests.close() {
             run.progress.report.blocked = run.passed;

@@ -188,7 +188,7 @@ pub(super) fn changes(read: &ReadTransaction, names: &Names, query: &ChangesQuer
         if at.as_ref() == Some(place)
             && let Some((_, id)) = &change
         {
-            if let Some(row) = row(&*rows::id(id.value())?)?
+            if let Some(row) = row(&rows::id(id.value())?)?
                 && !walk.changed(row).map_err(evaluated)?
             {
                 break;

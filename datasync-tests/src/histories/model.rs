@@ -150,10 +150,8 @@ impl Model {
         if self.parked {
             return;
         }
-        if let Some(doubt) = self.doubt {
-            if !self.retry(doubt) {
-                return;
-            }
+        if self.doubt.is_some_and(|doubt| !self.retry(doubt)) {
+            return;
         }
         while let Some(change) = self.change.take_if(|_| !self.parked) {
             self.time_known = true;
@@ -273,10 +271,10 @@ impl Model {
     }
 
     fn lose_theirs(&mut self, theirs: State) {
-        if let (Some(live), Some(change)) = (theirs.live, &self.change) {
-            if change.base.live != Some(live) {
-                self.losers.push(live);
-            }
+        if let (Some(live), Some(change)) = (theirs.live, &self.change)
+            && change.base.live != Some(live)
+        {
+            self.losers.push(live);
         }
         if let Some(change) = &mut self.change {
             change.base = theirs;
