@@ -20,6 +20,9 @@ use datasync_tests::{
 use futures::FutureExt;
 use serde_json::Value;
 
+/// Verb, path and body of a request.
+type Sent = (Method, String, Vec<u8>);
+
 struct World {
     client: DatasyncClient,
     table: OfflineTable<Note>,
@@ -27,7 +30,7 @@ struct World {
     exchange: RouterExchange,
     rows: MemoryRepository,
     /// Verb, key and body of each request.
-    log: Arc<Mutex<Vec<(Method, String, Vec<u8>)>>>,
+    log: Arc<Mutex<Vec<Sent>>>,
 }
 
 async fn world(store: impl Store, wire: Wire) -> World {
