@@ -596,7 +596,7 @@ mod ids {
     #[test]
     fn a_filter_takes_ids_in_every_form() {
         assert_eq!(Plain::FIELDS.id.eq(UUID).to_string(), format!("(id eq '{TEXT}')"));
-        assert_eq!(Shelf::FIELDS.id.eq(&ShelfId(UUID)).to_string(), format!("(id eq '{TEXT}')"));
+        assert_eq!(Shelf::FIELDS.id.eq(ShelfId(UUID)).to_string(), format!("(id eq '{TEXT}')"));
         assert_eq!(Shelf::FIELDS.id.gt("a").to_string(), "(id gt 'a')");
         let key = Book::FIELDS.shelf.eq(ShelfId(UUID)).and(Book::FIELDS.sequel_of.eq(Book::FIELDS.id));
         assert_eq!(key.to_string(), format!("((shelf eq cast({TEXT},Edm.Guid)) and (sequel_of eq id))"));

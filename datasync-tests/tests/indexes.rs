@@ -139,7 +139,7 @@ fn killed_at(path: &Path, wanted: u64) -> u64 {
     command.args(["--exact", "in_a_child_process", "--nocapture"]).env(CHILD, path).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let done = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("done ")?.parse::<u64>().ok());
+    let mut done = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("done ")?.parse::<u64>().ok());
     let done = done.find(|done| *done >= wanted).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
