@@ -14,12 +14,20 @@ mod in_memory {
 }
 
 mod on_a_file {
+    use std::cell::RefCell;
+
     use super::RedbStore;
 
+    thread_local! {
+        /// The folders of a test, which runs on a thread of its own: they are removed when it ends.
+        static FOLDERS: RefCell<Vec<tempfile::TempDir>> = const { RefCell::new(Vec::new()) };
+    }
+
     fn store() -> RedbStore {
-        // The folder is removed with the store's file still open, which is how it goes away in the end.
         let folder = tempfile::tempdir().unwrap();
-        RedbStore::open(folder.path().join("store.redb")).unwrap()
+        let store = RedbStore::open(folder.path().join("store.redb")).unwrap();
+        FOLDERS.with_borrow_mut(|folders| folders.push(folder));
+        store
     }
 
     datasync_testkit::store_conformance!(store);

@@ -133,8 +133,12 @@ async fn a_pull_in_trouble_changes_nothing(wire: Wire) {
         for (turn, (what, trouble, kind, words)) in READS.iter().enumerate() {
             world.elsewhere("a", &format!("changed {turn}")).await;
             let (rows, token, head) = (local_rows(&world.table).await, world.token().await, world.store.head().await);
-            world.proxy.next(|head| head.starts_with("GET /tables/note?"), trouble());
-            let error = world.table.pull_items(world.table.query()).await.unwrap_err();
+            // A page that is too long is asked for with fewer rows, from a thousand down to one.
+            for _ in 0..if *what == "an endless body" { 10 } else { 1 } {
+                world.proxy.next(|head| head.starts_with("GET /tables/note?"), trouble());
+            }
+            let pulled = world.table.pull_items(world.table.query()).await;
+            let error = pulled.expect_err(what);
             assert_eq!(error.kind(), *kind, "{what}: {error}");
             assert!(words.iter().all(|word| error.to_string().contains(word)), "{what}: {error}");
             assert!(!error.to_string().contains("airport"), "I21: {error}");
@@ -250,7 +254,7 @@ async fn a_refused_token_ends_the_push_and_keeps_the_queue(wire: Wire) {
     let error = world.table.push_items().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthenticated);
     let pending = world.client.pending().await.unwrap();
-    assert!(pending[0].state == PendingState::Ready && !pending[0].in_doubt);
+    assert!(pending[0].state == PendingState::Paused && !pending[0].in_doubt);
     assert_eq!(world.table.push_items().await.unwrap().pushed, 1);
 }
 

@@ -10,7 +10,7 @@ use datasync_core::{
     memory::MemoryStore,
     row::{Body, Record},
 };
-use datasync_http::Method;
+use datasync_http::{HttpTransport, Method};
 use datasync_server::{Action, Change, MemoryRepository, Repository};
 use futures::{FutureExt, executor::block_on, future::BoxFuture};
 use jiff::Timestamp;
@@ -196,7 +196,9 @@ async fn start(
 ) -> (DatasyncClient, OfflineTable<Note>) {
     let config = format!("[sync]\nconflict = '{}'", policy.name());
     let config = SyncConfig::from_toml(&config).expect("the policy is known");
-    let builder = client_over(store.clone(), exchange.clone()).config(config).clock(clock.clone());
+    let transport = HttpTransport::builder("http://service").retries(0).clock(clock.clone()).exchange(exchange.clone());
+    let transport = transport.build().expect("the address is right");
+    let builder = client_over(store.clone(), exchange.clone()).transport(transport).config(config).clock(clock.clone());
     let client = builder.build().await.expect("the client is well configured");
     let table = notes(&client);
     (client, table)
