@@ -320,7 +320,7 @@ impl Error {
     ///
     /// # Errors
     ///
-    /// As there; [`StoreErrorKind::Unsupported`](crate::store::StoreErrorKind::Unsupported) if this is another error.
+    /// As there; [`StoreErrorKind::Unsupported`] if this is another error.
     pub fn salvage(&self, to: impl AsRef<Path>) -> Result<Salvaged, StoreError> {
         match self.0.source.as_ref().and_then(|source| source.downcast_ref::<StoreError>()) {
             Some(error) => error.salvage(to),

@@ -114,10 +114,13 @@ fn an_error_names_its_place() {
     }
 }
 
+/// A text of a kind, so many levels deep.
+type Deep = (&'static str, fn(usize) -> String);
+
 /// The lexer goes one word ahead of the parser, and no further: what comes behind is never looked at.
 #[test]
 fn a_text_is_read_no_further_than_a_hundred_levels() {
-    let deep: [(&str, fn(usize) -> String); 4] = [
+    let deep: [Deep; 4] = [
         ("brackets", |levels| "(".repeat(levels)),
         ("negations", |levels| "not ".repeat(levels)),
         ("calls", |levels| "trim(".repeat(levels)),

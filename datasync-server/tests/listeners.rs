@@ -31,9 +31,12 @@ use tower::ServiceExt;
 const FIELDS: &[FieldSchema] =
     &[FieldSchema::new("id", FieldKind::Text, false), FieldSchema::new("title", FieldKind::Text, true)];
 
+/// When somebody is to be woken, and how.
+type Sleeper = (SignedDuration, oneshot::Sender<()>);
+
 /// A clock that stands until a test moves it.
 #[derive(Clone, Debug, Default)]
-struct Still(Arc<Mutex<(SignedDuration, Vec<(SignedDuration, oneshot::Sender<()>)>)>>);
+struct Still(Arc<Mutex<(SignedDuration, Vec<Sleeper>)>>);
 
 impl Still {
     fn advance(&self, by: Duration) {

@@ -12,7 +12,7 @@ const CHUNK: usize = 100;
 
 impl DatasyncClient {
     /// Everything that this device keeps of a row, as lines of JSON: the row, its unsent changes and its settled losers, with
-    /// all that is known of them. [`export`](crate::export) says what a line has. For support: it holds what the user wrote.
+    /// all that is known of them. [`export`](mod@crate::export) says what a line has. For support: it holds what the user wrote.
     ///
     /// # Errors
     ///
