@@ -11,6 +11,7 @@ pub(crate) mod committer;
 pub(crate) mod conflict;
 pub(crate) mod crossing;
 pub(crate) mod joined;
+pub(crate) mod journal;
 pub(crate) mod links;
 pub(crate) mod page;
 pub(crate) mod pull;
