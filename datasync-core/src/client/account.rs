@@ -8,6 +8,7 @@ use crate::{
         account,
         acks::Fate,
         committer::{Reads, Tx},
+        journal::{Happened, JournalStep},
     },
     error::{Error, ErrorKind},
     events::SyncEvent,
@@ -96,6 +97,7 @@ impl DatasyncClient {
             let of = |key: &RowKey| RowKey { account: Arc::clone(&account), ..key.clone() };
             let pairs: Vec<(RowKey, RowKey)> = queued.into_iter().map(|item| (of(&item.key), item.key)).collect();
             let rows = pairs.iter().flat_map(|(to, from)| [to.clone(), from.clone()]).collect();
+            let account = Arc::clone(&account);
             let plan = move |tx: &mut Tx<'_>| {
                 let mut report = AdoptReport::default();
                 for (to, from) in &pairs {
@@ -104,6 +106,9 @@ impl DatasyncClient {
                         true => report.moved += 1,
                         false => report.left += 1,
                     }
+                }
+                if report.moved > 0 {
+                    tx.journal(&account, Happened::new(JournalStep::Adopted).rows(report.moved));
                 }
                 Ok(report)
             };

@@ -16,6 +16,7 @@ use crate::{
         Engine, account,
         committer::{Reads, Tx},
         conflict::{Settled, finish},
+        journal::{self, JournalStep},
         links,
         watch::Inbox,
     },
@@ -207,6 +208,7 @@ impl DatasyncClient {
             row.revision += 1;
             links::settle(tx, &table, &shown.key, Some(&before), &row)?;
             tx.put(&shown.key, row);
+            journal::note_rows(tx, [(&shown.key, JournalStep::Resolved, None)]);
             Ok(())
         };
         self.engine.committer.commit(Reads::row(conflict.key.clone()), plan).await

@@ -10,6 +10,7 @@ use crate::{
         acks::Fate,
         answer::{self, Answer},
         committer::{Reads, Tx},
+        journal::{self, JournalStep},
         links,
         table::Tables,
     },
@@ -60,6 +61,7 @@ impl DatasyncClient {
                 let doubtful = doubt(tx, &tables, &first, children, &mut BTreeSet::new())?;
                 if doubtful.is_none() {
                     drop_one(tx, &tables, &first, children, &mut dropped)?;
+                    journal::note_rows(tx, dropped.iter().map(|key| (key, JournalStep::Discarded, None)));
                 }
                 Ok((doubtful, dropped.len() as u64))
             };

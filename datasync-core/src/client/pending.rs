@@ -9,6 +9,7 @@ use crate::{
     engine::{
         Engine,
         committer::{Reads, Tx},
+        journal::{self, JournalStep},
         links,
     },
     error::{Error, ErrorKind, SyncPhase},
@@ -239,8 +240,8 @@ impl DatasyncClient {
             }
         };
         let mut changes = states(&self.engine, &found).await?;
-        for change in changes.iter_mut().filter(|change| paused && change.moves_by_itself()) {
-            change.state = PendingState::Paused;
+        if paused {
+            pause(&mut changes);
         }
         Ok(PendingPage { changes, next })
     }
@@ -262,6 +263,7 @@ impl DatasyncClient {
             }
             make_ready(&mut row);
             tx.put(&key, row);
+            journal::note_rows(tx, [(&key, JournalStep::Retried, None)]);
             Ok(())
         };
         self.engine.committer.commit(reads, plan).await
@@ -288,16 +290,18 @@ impl DatasyncClient {
             }
             let reads = Reads::rows(keys.clone());
             let plan = move |tx: &mut Tx<'_>| {
-                let mut retried = 0;
+                let mut retried = Vec::new();
                 for key in &keys {
                     let Some(mut row) = tx.row(key)? else { continue };
                     if row.operations.first().is_some_and(may_retry) {
                         make_ready(&mut row);
                         tx.put(key, row);
-                        retried += 1;
+                        retried.push((key, JournalStep::Retried, None));
                     }
                 }
-                Ok(retried)
+                let count = retried.len() as u64;
+                journal::note_rows(tx, retried);
+                Ok(count)
             };
             retried += self.engine.committer.commit(reads, plan).await?;
         }
@@ -327,8 +331,15 @@ fn make_ready(row: &mut Row) {
     row.revision += 1;
 }
 
+/// Their states while the sign-in of their account is refused.
+pub(super) fn pause(changes: &mut [PendingChange]) {
+    for change in changes.iter_mut().filter(|change| change.moves_by_itself()) {
+        change.state = PendingState::Paused;
+    }
+}
+
 /// The changes with their states; one that could be sent and must go after another is blocked by it.
-async fn states(engine: &Engine, queued: &[QueuedOperation]) -> Result<Vec<PendingChange>, Error> {
+pub(super) async fn states(engine: &Engine, queued: &[QueuedOperation]) -> Result<Vec<PendingChange>, Error> {
     let mut changes: Vec<PendingChange> =
         queued.iter().map(|queued| PendingChange::of(&queued.key, &queued.operation)).collect();
     let keys: BTreeSet<&RowKey> = queued.iter().map(|queued| &queued.key).collect();

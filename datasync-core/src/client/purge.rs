@@ -16,6 +16,7 @@ use crate::{
         Engine,
         acks::Fate,
         committer::{Reads, Tx},
+        journal::{Happened, JournalStep},
         links,
         table::Table,
     },
@@ -132,6 +133,10 @@ impl Plan {
                 tx.raise_generation();
             }
             tx.set_token(&scope, None);
+        }
+        if report.rows > 0 {
+            let removed = Happened::new(JournalStep::Removed).of(&self.table.name).rows(report.rows);
+            tx.journal(&self.of_table.account, removed);
         }
         Ok(report)
     }

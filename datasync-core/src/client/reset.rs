@@ -15,6 +15,7 @@ use crate::{
     engine::{
         Engine, account,
         committer::{Reads, Tx},
+        journal::{Happened, JournalStep},
         links, push, scope,
     },
     error::{Error, ErrorKind, SyncPhase},
@@ -107,6 +108,11 @@ pub(super) async fn remove(
             tx.set_note(note, None);
         }
         tx.raise_generation();
+        for Clear { account, table } in &what {
+            let removed = Happened::new(JournalStep::Removed);
+            let removed = if let [_] = what.as_slice() { removed.rows(rows) } else { removed };
+            tx.journal(account, table.iter().fold(removed, |removed, table| removed.of(table)));
+        }
         if let Some(clear) = what.first() {
             then(tx, &clear.account);
         }

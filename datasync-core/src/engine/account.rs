@@ -18,6 +18,7 @@ use crate::{
     engine::{
         Engine,
         committer::{Reads, Tx},
+        journal::{Happened, JournalStep},
     },
     error::{Error, ErrorKind},
     row::{DEFAULT_ACCOUNT, RowKey},
@@ -110,6 +111,7 @@ pub(crate) fn switch(tx: &mut Tx<'_>, account: &Arc<str>) -> Result<bool, Error>
         tx.set_note(&PRESENT.into(), Some(Note(account.as_bytes().to_vec())));
         tx.set_present(Arc::clone(account));
         tx.raise_generation();
+        tx.journal(account, Happened::new(JournalStep::SignedIn));
     }
     let note = note_of(account);
     let (known, resumed) = (tx.note(&note)?, Known::default().note()?);
@@ -122,7 +124,10 @@ pub(crate) fn switch(tx: &mut Tx<'_>, account: &Arc<str>) -> Result<bool, Error>
 /// Shows the default account, and forgets that this one was here if nothing of it is kept. Pages on their way are thrown
 /// away.
 pub(crate) fn leave(tx: &mut Tx<'_>, account: &Arc<str>, kept: bool) {
-    if !kept {
+    if kept {
+        tx.journal(account, Happened::new(JournalStep::SignedOut));
+    } else {
+        tx.end_journal(account);
         tx.set_note(&note_of(account), None);
     }
     if **account != *DEFAULT_ACCOUNT {
@@ -204,6 +209,8 @@ impl Engine {
                 }
                 let refused = since(tx);
                 if Known::read(known.as_ref()).refused.is_some() != refused.is_some() {
+                    let step = if refused.is_some() { JournalStep::Paused } else { JournalStep::Resumed };
+                    tx.journal(&note[ACCOUNT.len()..].into(), Happened::new(step));
                     tx.set_note(&note, Some(Known { refused }.note()?));
                 }
                 Ok(())

@@ -39,7 +39,7 @@ pub(crate) enum Answer {
     /// Certainly nothing was done, and the same may be tried again.
     NotSent,
     /// The outcome is not known, or the service asked for patience.
-    Unknown { wait: Duration, demanded: bool, exhausted: Option<String> },
+    Unknown { wait: Duration, demanded: bool, reason: String, exhausted: Option<String> },
 }
 
 impl Answer {
@@ -166,7 +166,7 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
             }
             Effect::Stays
         }
-        Answer::Unknown { wait, demanded, exhausted } => {
+        Answer::Unknown { wait, demanded, exhausted, .. } => {
             let operation = &mut row.operations[0];
             operation.attempts = operation.attempts.saturating_add(1);
             operation.hold = match exhausted {

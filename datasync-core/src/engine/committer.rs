@@ -33,6 +33,7 @@ use crate::{
     engine::{
         account::Present,
         acks::{Acks, Changes, Fate},
+        journal::{Happened, Journal},
         links::{Link, link_keys, names},
         service::{self, Service},
         table::Tables,
@@ -110,6 +111,9 @@ struct Overlay {
     raise_generation: bool,
     present: Option<Arc<str>>,
     fates: BTreeMap<u64, Fate>,
+    journal: Vec<(Arc<str>, Happened)>,
+    /// Accounts whose journals end.
+    ended: BTreeSet<Arc<str>>,
 }
 
 impl Overlay {
@@ -126,6 +130,9 @@ impl Overlay {
         self.last_place = other.last_place;
         self.present = other.present.or(self.present.take());
         self.fates.extend(other.fates);
+        self.journal.retain(|(account, _)| !other.ended.contains(account));
+        self.journal.extend(other.journal);
+        self.ended.extend(other.ended);
     }
 
     /// Takes back what was written before everything of an account or table was removed.
@@ -156,6 +163,7 @@ impl Overlay {
             && self.clear.is_empty()
             && !self.raise_generation
             && self.present.is_none()
+            && self.journal.is_empty()
             && self.add_losers.is_empty()
             && self.remove_losers.is_empty()
             && self.indexed.is_empty()
@@ -336,6 +344,17 @@ impl Tx<'_> {
         self.own.present = Some(account);
     }
 
+    /// Notes in the account's journal what this commit does.
+    pub(crate) fn journal(&mut self, account: &Arc<str>, what: Happened) {
+        self.own.journal.push((Arc::clone(account), what));
+    }
+
+    /// Removes the account's journal.
+    pub(crate) fn end_journal(&mut self, account: &Arc<str>) {
+        self.own.journal.retain(|(noted, _)| noted != account);
+        self.own.ended.insert(Arc::clone(account));
+    }
+
     /// Says why a change leaves the queue.
     pub(crate) fn fate(&mut self, place: u64, fate: Fate) {
         self.own.fates.insert(place, fate);
@@ -437,6 +456,7 @@ pub(crate) struct Committer {
     watchers: Arc<Watchers>,
     present: Arc<Present>,
     acks: Arc<Acks>,
+    journal: Arc<Journal>,
     state: Mutex<State>,
 }
 
@@ -462,6 +482,7 @@ impl Committer {
             watchers: Arc::default(),
             present: Arc::new(present),
             acks: Arc::default(),
+            journal: Arc::default(),
             state: Mutex::default(),
         }
     }
@@ -537,6 +558,7 @@ impl Committer {
             watchers: Arc::clone(&self.watchers),
             present: Arc::clone(&self.present),
             acks: Arc::clone(&self.acks),
+            journal: Arc::clone(&self.journal),
             last_place: state.last_place,
         };
         let group = run(engine, members, head).boxed().shared();
@@ -567,6 +589,7 @@ struct Engine {
     watchers: Arc<Watchers>,
     present: Arc<Present>,
     acks: Arc<Acks>,
+    journal: Arc<Journal>,
     last_place: u64,
 }
 
@@ -593,6 +616,7 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
             None => {
                 let known = store.head().await?;
                 engine.present.reload(store).await?;
+                engine.journal.forget();
                 engine.watchers.wake();
                 known
             }
@@ -612,6 +636,8 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
         }
         let news = engine.service.news();
         group.notes.extend(news.iter().map(|note| (service::NOTE.into(), Some(note.clone()))));
+        let additions = engine.journal.additions(store, clock.now(), &group.ended, &group.journal).await?;
+        group.notes.extend(additions.notes.iter().cloned());
         let next = Head {
             number: known.number + 1,
             id: random_key(clock),
@@ -628,6 +654,7 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
         });
         if commit(store, &engine.tables, &group, next).await? {
             news.iter().for_each(|note| engine.service.stored(note));
+            engine.journal.stored(additions);
             let everybody = group.present.is_some() || !group.clear.is_empty();
             if let Some(account) = group.present {
                 engine.present.set(account);

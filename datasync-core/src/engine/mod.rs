@@ -11,6 +11,7 @@ pub(crate) mod committer;
 pub(crate) mod conflict;
 pub(crate) mod crossing;
 pub(crate) mod joined;
+pub(crate) mod journal;
 pub(crate) mod links;
 pub(crate) mod migrate;
 pub(crate) mod page;

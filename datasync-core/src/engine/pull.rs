@@ -20,6 +20,7 @@ use crate::{
         conflict::{self, Settled},
         crossing::Request,
         joined::Requests,
+        journal,
         page::{self, Effect},
         push,
         scope::{self, Check, ScopeState},
@@ -400,7 +401,7 @@ impl PagePlan {
         for id in &self.left {
             // Also if an answer has crossed: where that is newer, a later page tells of it again, and where it is older,
             // no page ever would.
-            effects.push(page::leave(tx, &self.key(id), &self.scope.scope)?);
+            effects.push((Arc::clone(id), page::leave(tx, &self.key(id), &self.scope.scope)?));
         }
         for (id, copy) in &self.copies {
             let key = self.key(id);
@@ -409,8 +410,9 @@ impl PagePlan {
                 // For the pages of other scopes that are on their way.
                 self.page_request.stores(&key);
             }
-            effects.push(effect);
+            effects.push((Arc::clone(id), effect));
         }
+        journal::note_page(tx, &self.scope.account, &self.table.name, &effects);
         if self.token != self.expected {
             tx.set_token(&self.scope, self.token.clone());
         }
@@ -419,6 +421,6 @@ impl PagePlan {
         if tx.note(&key)?.as_ref() != Some(&state) {
             tx.set_note(&key, Some(state));
         }
-        Ok(Planned::Stored(effects))
+        Ok(Planned::Stored(effects.into_iter().map(|(_, effect)| effect).collect()))
     }
 }

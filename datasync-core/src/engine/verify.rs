@@ -21,6 +21,7 @@ use crate::{
         Engine,
         committer::{Reads, Tx},
         crossing::Request,
+        journal::{Happened, JournalStep},
         page::{self, Effect},
         table::Table,
     },
@@ -187,7 +188,11 @@ impl Run<'_> {
                     return Ok(None);
                 }
                 listed.stores(&key);
-                repair_one(tx, &table, &key, &scope, &copy, &evaluator, restored).map(Some)
+                let effect = repair_one(tx, &table, &key, &scope, &copy, &evaluator, restored)?;
+                if !matches!(effect, Effect::Unchanged) {
+                    tx.journal(&key.account, Happened::new(JournalStep::Repaired).row(&key));
+                }
+                Ok(Some(effect))
             };
             match self.engine.committer.commit(reads, plan).await? {
                 None => report.skipped += 1,

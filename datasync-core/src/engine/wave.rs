@@ -26,6 +26,7 @@ use crate::{
         answer::{self, Answer, Effect},
         committer::{Reads, Tx},
         conflict::Settled,
+        journal,
         push::backoff,
         table::Tables,
     },
@@ -119,13 +120,13 @@ pub(crate) async fn send(
                     }
                 }
             }
-            Either::Right(_) => again |= store_answers(engine, progress, std::mem::take(&mut answers)).await?,
+            Either::Right(_) => again |= store_answers(engine, progress, std::mem::take(&mut answers), None).await?,
         }
     }
     drop(under_way);
     answers.extend(waiting.into_iter().map(|sent| (sent, Answer::NotSent)));
     answers.extend(probe(engine, unseen).await);
-    again |= store_answers(engine, progress, answers).await?;
+    again |= store_answers(engine, progress, answers, ended.as_ref().map(Error::to_string)).await?;
     ended.map_or(Ok(again), Err)
 }
 
@@ -256,6 +257,7 @@ fn classify(engine: &Engine, sent: &Sent, outcome: PushOutcome) -> Classed {
                     Answer::Unknown {
                         wait: backoff(sent.attempts, error.retry_after(), engine.clock.random()),
                         demanded: error.retry_after().is_some(),
+                        reason: error.to_string(),
                         exhausted: hopeless.then(|| format!("failed {failures} times: {error}")),
                     }
                 }
@@ -305,7 +307,7 @@ async fn probe(engine: &Engine, unseen: Vec<Sent>) -> Vec<(Sent, Answer)> {
 fn unreachable_table(engine: &Engine, sent: &Sent, reason: &str, asked: Option<Duration>) -> Answer {
     delayed(engine, sent, reason);
     let wait = backoff(sent.attempts, asked, engine.clock.random());
-    Answer::Unknown { wait, demanded: asked.is_some(), exhausted: None }
+    Answer::Unknown { wait, demanded: asked.is_some(), reason: reason.to_owned(), exhausted: None }
 }
 
 async fn show(engine: &Engine, table: &Arc<str>, asked: &[Sent]) -> Result<BTreeMap<Arc<str>, Record>, TransportError> {
@@ -339,6 +341,7 @@ async fn store_answers(
     engine: &Engine,
     progress: &mut Progress,
     mut answers: Vec<(Sent, Answer)>,
+    unsent: Option<String>,
 ) -> Result<bool, Error> {
     let mut again = false;
     // A service that fails everybody is down: nobody is parked for that.
@@ -354,6 +357,7 @@ async fn store_answers(
         let tables = Arc::clone(&engine.tables);
         let shared = Arc::new(answers);
         let planned = Arc::clone(&shared);
+        let unsent = unsent.clone();
         let plan = move |tx: &mut Tx<'_>| {
             let mut effects = Vec::with_capacity(planned.len());
             for (sent, answer) in planned.iter() {
@@ -364,6 +368,11 @@ async fn store_answers(
                     .is_some_and(|row| row.operations.first().is_some_and(|operation| operation.hold == Hold::Ready));
                 effects.push((effect, ready));
             }
+            let noted = planned.iter().zip(&effects).filter_map(|((sent, answer), (effect, _))| {
+                let (step, message) = journal::of_answer(answer, effect, unsent.as_deref())?;
+                Some((&sent.key, step, message))
+            });
+            journal::note_rows(tx, noted);
             Ok(effects)
         };
         let effects = engine.committer.commit(Reads::rows(rows), plan).await?;

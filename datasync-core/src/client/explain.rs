@@ -1,0 +1,229 @@
+//! Why a row is, or is not, as the service has it.
+
+use std::{fmt, sync::Arc};
+
+use jiff::Timestamp;
+
+use crate::{
+    client::{
+        DatasyncClient, JournalEntry, JournalStep, PendingChange, PendingState,
+        pending::{pause, states},
+    },
+    engine::journal,
+    error::Error,
+    row::{Record, RowKey},
+    store::QueuedOperation,
+};
+
+/// How many entries of the journal are shown.
+const ENTRIES: usize = 5;
+/// The whole journal.
+const WHOLE: usize = 1_000;
+
+/// A state of a row, without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CopyInfo {
+    /// The service's version; `None` if the service has never seen it.
+    pub version: Option<String>,
+    /// When the service last changed it.
+    pub updated_at: Option<Timestamp>,
+    /// Whether it is a deletion.
+    pub deleted: bool,
+    /// The length of its body.
+    pub bytes: usize,
+}
+
+impl CopyInfo {
+    fn of(record: &Record) -> CopyInfo {
+        CopyInfo {
+            version: record.version.clone(),
+            updated_at: record.updated_at,
+            deleted: record.deleted,
+            bytes: record.body.as_bytes().len(),
+        }
+    }
+}
+
+impl fmt::Display for CopyInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.version {
+            Some(version) => write!(f, "version {version}")?,
+            None => f.write_str("no version of the service")?,
+        }
+        if let Some(time) = self.updated_at {
+            write!(f, ", changed there at {time}")?;
+        }
+        if self.deleted { f.write_str(", a deletion") } else { Ok(()) }
+    }
+}
+
+/// What is known of a row and of its way to the service. Its `Display` says it in plain sentences; neither shows a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The account; empty if nobody is signed in.
+    pub account: Arc<str>,
+    /// The table.
+    pub table: Arc<str>,
+    /// The row.
+    pub id: Arc<str>,
+    /// What the app sees; `None` if there is no such row here.
+    pub here: Option<CopyInfo>,
+    /// The service's copy that the queued changes started from.
+    pub base: Option<CopyInfo>,
+    /// The service's copy that a pull met while the outcome of an attempt was not known.
+    pub seen: Option<CopyInfo>,
+    /// Since when the service confirms that this device has deleted it, until a pull shows that.
+    pub deleted: Option<Timestamp>,
+    /// The scopes that hold it, by their names in the store; an empty one is the whole table.
+    pub scopes: Vec<Arc<str>>,
+    /// Its queued changes, in the order of their sending.
+    pub changes: Vec<PendingChange>,
+    /// Why it could not be migrated to this release of the app.
+    pub quarantine: Option<String>,
+    /// Since when the service refuses the account's sign-in.
+    pub paused: Option<Timestamp>,
+    /// Why it was not sent the last time, by the journal.
+    pub last_error: Option<String>,
+    /// The newest entries of the journal that name it, newest first.
+    pub journal: Vec<JournalEntry>,
+}
+
+impl Explanation {
+    /// Whether nothing of it waits to be sent and it is not held back: as far as this device knows, the service has the same.
+    #[must_use]
+    pub fn is_in_sync(&self) -> bool {
+        let known = self.here.as_ref().is_none_or(|here| here.version.is_some());
+        self.changes.is_empty() && self.quarantine.is_none() && known
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is = if self.is_in_sync() { "is in sync" } else { "is not in sync" };
+        write!(f, "{}/{}", self.table, self.id)?;
+        if !self.account.is_empty() {
+            write!(f, " of the account `{}`", self.account)?;
+        }
+        writeln!(f, " {is}.")?;
+        match (&self.here, &self.deleted) {
+            (Some(here), _) => writeln!(f, "Here it has {here}.")?,
+            (None, Some(since)) => writeln!(f, "It was deleted here, and the service has confirmed that at {since}.")?,
+            (None, None) => writeln!(f, "It is not on this device.")?,
+        }
+        match (self.scopes.as_slice(), &self.here) {
+            ([], Some(here)) if here.version.is_none() => {
+                writeln!(f, "It was made here, and no pull has brought it yet.")?
+            }
+            ([], Some(_)) => writeln!(f, "No pull has brought it: it stays until one does, or a purge.")?,
+            ([], None) => {}
+            (scopes, _) => {
+                let name = |scope: &Arc<str>| match scope.as_ref() {
+                    "" => "the whole table".to_owned(),
+                    scope => format!("`{scope}`"),
+                };
+                writeln!(f, "It is held by {}.", scopes.iter().map(name).collect::<Vec<_>>().join(", "))?;
+            }
+        }
+        if let Some(reason) = &self.quarantine {
+            writeln!(f, "It could not be migrated to this release, and is neither shown nor sent: {reason}.")?;
+        }
+        for change in &self.changes {
+            self.explain(f, change)?;
+        }
+        if let Some(base) = &self.base {
+            writeln!(f, "The changes started from {base}.")?;
+        }
+        if let Some(seen) = &self.seen {
+            writeln!(f, "A pull has met {seen}: it is looked at when the outcome of the attempt is known.")?;
+        }
+        if let Some(error) = &self.last_error {
+            writeln!(f, "The last failure: {error}.")?;
+        }
+        for entry in &self.journal {
+            writeln!(f, "- {entry}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Explanation {
+    fn explain(&self, f: &mut fmt::Formatter<'_>, change: &PendingChange) -> fmt::Result {
+        let PendingChange { kind, attempts, .. } = change;
+        match (change.in_doubt, attempts) {
+            (true, _) => write!(f, "Its {kind} was sent, and whether the service has it is not known: ")?,
+            (false, 0) => write!(f, "Its {kind} waits to be sent: ")?,
+            (false, attempts) => write!(f, "Its {kind} failed {attempts} times: ")?,
+        }
+        match &change.state {
+            PendingState::Ready => writeln!(f, "the next push sends it."),
+            PendingState::Waiting(until) => writeln!(f, "it is sent again after {until}, or by an explicit push."),
+            PendingState::Blocked { table, id } if *table == self.table && *id == self.id => {
+                writeln!(f, "it goes after the change before it.")
+            }
+            PendingState::Blocked { table, id } => writeln!(f, "it goes after what {table}/{id} has queued."),
+            PendingState::Conflict(why) => writeln!(f, "it is in conflict ({why}): resolve it, or discard it."),
+            PendingState::Parked(why) => {
+                let status = change.status.map(|status| format!(", status {status}")).unwrap_or_default();
+                writeln!(f, "it is parked ({why}{status}): edit the row, retry it, or discard it.")
+            }
+            PendingState::Paused => match self.paused {
+                Some(since) => writeln!(f, "the service refuses the sign-in since {since}: sign in again, or push."),
+                None => writeln!(f, "the service refuses the sign-in: sign in again, or push."),
+            },
+            PendingState::Loser => writeln!(f, "it lost a conflict."),
+        }
+    }
+}
+
+impl DatasyncClient {
+    /// Why a row is, or is not, as the service has it: what is kept of it, what is queued and what that waits for, and what
+    /// the journal says. Needs no network.
+    ///
+    /// ```
+    /// # use datasync_core::{client::DatasyncClient, error::Error};
+    /// # async fn example(client: DatasyncClient) -> Result<(), Error> {
+    /// println!("{}", client.explain("todoitem", "milk").await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::UnknownTable`](crate::error::ErrorKind::UnknownTable),
+    /// [`ErrorKind::Store`](crate::error::ErrorKind::Store).
+    pub async fn explain(&self, table: &str, id: &str) -> Result<Explanation, Error> {
+        let key = self.pending_key(table, id)?;
+        let RowKey { account, table, id } = key.clone();
+        let row = self.engine.store.get(std::slice::from_ref(&key)).await?.pop().flatten().unwrap_or_default();
+        let queued = |operation: &_| QueuedOperation { key: key.clone(), operation: Clone::clone(operation) };
+        let mut changes = states(&self.engine, &row.operations.iter().map(queued).collect::<Vec<_>>()).await?;
+        let paused = self.engine.paused(&account).await?;
+        if paused.is_some() {
+            pause(&mut changes);
+        }
+        let mut journal = journal::newest(&*self.engine.store, &account, None, WHOLE).await?;
+        journal.retain(|entry| entry.table.as_ref() == Some(&table) && entry.ids.contains(&id));
+        let failed = |entry: &&JournalEntry| {
+            matches!(entry.step, JournalStep::Delayed | JournalStep::Parked | JournalStep::Unsent)
+        };
+        let last_error = journal.iter().find(failed).and_then(|entry| entry.message.clone());
+        journal.truncate(ENTRIES);
+        Ok(Explanation {
+            account,
+            table,
+            id,
+            here: row.record.as_ref().map(CopyInfo::of),
+            base: row.base.as_ref().map(CopyInfo::of),
+            seen: row.seen.as_ref().map(CopyInfo::of),
+            deleted: row.tombstone.as_ref().map(|tombstone| tombstone.since),
+            scopes: row.scopes,
+            last_error: last_error.filter(|_| !changes.is_empty()),
+            changes,
+            quarantine: row.quarantine.map(|quarantine| quarantine.reason),
+            paused,
+            journal,
+        })
+    }
+}
