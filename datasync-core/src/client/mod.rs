@@ -2,6 +2,7 @@
 
 mod account;
 mod acked;
+mod auto;
 mod builder;
 mod codec;
 mod conflicts;
@@ -29,9 +30,10 @@ mod transaction;
 mod watch;
 mod write;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 pub use acked::Written;
+pub use auto::{AutoSync, NetworkSignal, SyncReport};
 pub use builder::{ClientBuilder, TableOptions};
 pub use conflicts::Conflict;
 pub use dynamic::DynTable;
@@ -73,6 +75,22 @@ impl Tables {
     #[must_use]
     pub fn all() -> Tables {
         Tables(None)
+    }
+
+    /// Their names; `None` for all.
+    fn names(&self) -> Option<Vec<Arc<str>>> {
+        self.0.clone()
+    }
+
+    fn is_none(&self) -> bool {
+        self.0.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// Those of them that are among `told` and that the client has.
+    fn among(&self, told: &BTreeSet<Arc<str>>, known: &crate::engine::table::Tables) -> Tables {
+        let meant =
+            |name: &&Arc<str>| known.0.contains_key(&***name) && self.0.as_ref().is_none_or(|all| all.contains(*name));
+        Tables(Some(told.iter().filter(meant).cloned().collect()))
     }
 }
 

@@ -14,37 +14,54 @@ use futures::task::AtomicWaker;
 
 use crate::{
     query::Evaluator,
-    row::{Row, RowKey},
+    row::{Hold, Operation, Phase, Row, RowKey},
 };
+
+/// Something that one waits for and others tell of; remembered until it is looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Flag {
+    raised: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Flag {
+    /// Ends when it was raised since the last time.
+    pub(crate) async fn raised(&self) {
+        poll_fn(|context| {
+            // Registered first: what comes in between is seen here or wakes.
+            self.waker.register(context.waker());
+            if self.raised.swap(false, Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    pub(crate) fn wake(&self) {
+        self.raised.store(true, Ordering::SeqCst);
+        self.waker.wake();
+    }
+}
 
 /// Somebody who waits.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     table: Arc<str>,
     evaluator: Evaluator,
-    changed: AtomicBool,
-    waker: AtomicWaker,
+    flag: Flag,
 }
 
 impl Watcher {
     /// Ends when a commit has, or may have, changed the result since the last time.
     pub(crate) async fn changed(&self) {
-        poll_fn(|context| {
-            // Registered first: a change in between is seen here or wakes.
-            self.waker.register(context.waker());
-            if self.changed.swap(false, Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        self.flag.raised().await;
     }
 
     fn wake(&self) {
-        self.changed.store(true, Ordering::SeqCst);
-        self.waker.wake();
+        self.flag.wake();
     }
 
     /// Whether it was told of a change and has not looked since.
     pub(crate) fn is_told(&self) -> bool {
-        self.changed.load(Ordering::SeqCst)
+        self.flag.raised.load(Ordering::SeqCst)
     }
 
     /// Whether the change of a row may change the result.
@@ -100,6 +117,8 @@ impl Inbox {
 pub(crate) struct Watchers {
     queries: Mutex<Vec<Weak<Watcher>>>,
     inboxes: Mutex<Vec<Weak<Inbox>>>,
+    /// Those who wait for local writes that are to be sent.
+    queues: Mutex<Vec<Weak<Flag>>>,
 }
 
 impl Watchers {
@@ -109,6 +128,19 @@ impl Watchers {
 
     fn inboxes(&self) -> MutexGuard<'_, Vec<Weak<Inbox>>> {
         self.inboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Vec<Weak<Flag>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for local writes that are to be sent from now on.
+    pub(crate) fn add_queue(&self) -> Arc<Flag> {
+        let flag = Arc::<Flag>::default();
+        let mut queues = self.queues();
+        queues.retain(|known| known.strong_count() > 0);
+        queues.push(Arc::downgrade(&flag));
+        flag
     }
 
     /// Waits for conflicts from now on.
@@ -122,8 +154,7 @@ impl Watchers {
 
     /// Waits for the rows of a query from now on.
     pub(crate) fn add(&self, table: Arc<str>, evaluator: Evaluator) -> Arc<Watcher> {
-        let (changed, waker) = (AtomicBool::new(false), AtomicWaker::new());
-        let watcher = Arc::new(Watcher { table, evaluator, changed, waker });
+        let watcher = Arc::new(Watcher { table, evaluator, flag: Flag::default() });
         let mut list = self.list();
         list.retain(|known| known.strong_count() > 0);
         list.push(Arc::downgrade(&watcher));
@@ -134,6 +165,7 @@ impl Watchers {
     pub(crate) fn wake(&self) {
         self.list().iter().filter_map(Weak::upgrade).for_each(|watcher| watcher.wake());
         self.inboxes().iter().filter_map(Weak::upgrade).for_each(|inbox| inbox.tell(None));
+        self.queues().iter().filter_map(Weak::upgrade).for_each(|queue| queue.wake());
     }
 
     /// A commit is about to be made. Whoever waits is woken if nobody says that it was made, and what it changed.
@@ -160,6 +192,11 @@ impl Commit<'_> {
                 watcher.wake();
             }
         }
+        let queues = self.watchers.queues();
+        if !queues.is_empty() && rows.clone().any(|(_, before, after)| has_more_to_send(before, after)) {
+            queues.iter().filter_map(Weak::upgrade).for_each(|queue| queue.wake());
+        }
+        drop(queues);
         for inbox in self.watchers.inboxes().iter().filter_map(Weak::upgrade) {
             for (key, _, after) in rows.clone() {
                 if after.is_some_and(|row| row.conflict().is_some()) {
@@ -176,4 +213,18 @@ impl Drop for Commit<'_> {
             self.watchers.wake();
         }
     }
+}
+
+/// Whether a change of a row is one that the next push would send: a new operation, or another body of one that waits.
+fn has_more_to_send(before: Option<&Row>, after: Option<&Row>) -> bool {
+    let Some(after) = after else { return false };
+    let ready = |operation: &&Operation| operation.phase != Phase::InDoubt && operation.hold == Hold::Ready;
+    after.operations.iter().filter(ready).any(|operation| {
+        let known = before.and_then(|row| row.operations.iter().find(|known| known.place == operation.place));
+        match known {
+            None => true,
+            Some(known) if known.in_doubt() => false,
+            Some(known) => known.hold != Hold::Ready || before.map(|row| &row.record) != Some(&after.record),
+        }
+    })
 }
