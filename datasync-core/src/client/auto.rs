@@ -6,7 +6,7 @@
 //! | the service tells of a change | a pull of that table |
 //! | the service listens again after a break | a pull: changes in between were told to nobody |
 //! | the interval has passed, or the network is back | a push and a pull |
-//! | a push or pull fails | it is tried again after a wait that doubles; the network's return ends the wait |
+//! | a push or a pull fails | that one is tried again after a wait that doubles; the network's return ends the wait |
 //! | the sign-in is refused | nothing more until the app says that there is another |
 //! | the future is dropped | what was sent and not answered is in doubt, as after any push that was dropped |
 
@@ -126,32 +126,57 @@ pub struct SyncReport {
     pub complete: bool,
 }
 
+/// When one of the two is done next, and what its failures put off.
+#[derive(Default)]
+struct Lane {
+    at: Option<Timestamp>,
+    failures: u32,
+    not_before: Option<Timestamp>,
+}
+
+impl Lane {
+    fn next(&self) -> Option<Timestamp> {
+        Some(self.at?.max(self.not_before.unwrap_or(Timestamp::MIN)))
+    }
+
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.next().is_some_and(|next| next <= now)
+    }
+
+    /// It is wanted at this time, or earlier if it is already.
+    fn want(&mut self, at: Timestamp) {
+        self.at = Some(self.at.map_or(at, |known| known.min(at)));
+    }
+
+    /// It is wanted at this time, whatever failed before.
+    fn want_in_any_case(&mut self, at: Timestamp) {
+        (self.failures, self.not_before) = (0, None);
+        self.want(at);
+    }
+
+    fn done(&mut self, again: Option<Timestamp>) {
+        *self = Lane { at: again, ..Lane::default() };
+    }
+}
+
 /// What the run is waiting for, and until when.
+#[derive(Default)]
 struct Plan {
-    push_at: Option<Timestamp>,
-    pull_at: Timestamp,
+    push: Lane,
+    pull: Lane,
     /// The tables to pull, if not all of them.
     told: BTreeSet<Arc<str>>,
-    /// Nothing is tried before this.
-    rest_until: Option<Timestamp>,
-    failures: u32,
     /// The sign-in was refused.
     paused: bool,
-    /// When the service is asked again to tell of changes.
-    listen_at: Option<Timestamp>,
+    /// When the service is asked (again) to tell of changes.
+    listen: Lane,
 }
 
 impl Plan {
     /// When something is to be done next; `None` while only a signal can change that.
     fn next(&self) -> Option<Timestamp> {
-        let due = self.push_at.map_or(self.pull_at, |push| push.min(self.pull_at));
-        let due = self.rest_until.map_or(due, |rest| rest.max(due));
-        let due = self.listen_at.map_or(due, |listen| listen.min(due));
-        (!self.paused).then_some(due)
-    }
-
-    fn is_resting(&self, now: Timestamp) -> bool {
-        self.paused || self.rest_until.is_some_and(|rest| now < rest)
+        let lanes = [&self.push, &self.pull, &self.listen].map(Lane::next);
+        lanes.into_iter().flatten().min().filter(|_| !self.paused)
     }
 }
 
@@ -171,8 +196,8 @@ impl DatasyncClient {
     /// as by [`pull_tables`](DatasyncClient::pull_tables). The app drives it on its own runtime, and stops it by dropping it,
     /// at any time.
     ///
-    /// Failures of network and service are tried again after a wait that doubles, up to an hour. After a refused sign-in
-    /// nothing is tried until [`NetworkSignal::came_back`].
+    /// After failures of network and service it is tried again after a wait that doubles, up to the interval of pulls. After a
+    /// refused sign-in nothing is tried until [`NetworkSignal::came_back`].
     ///
     /// # Errors
     ///
@@ -188,54 +213,49 @@ impl DatasyncClient {
     async fn keep_in_sync(&self, options: AutoSync) -> Result<std::convert::Infallible, Error> {
         let engine = &self.engine;
         let written = engine.committer.watchers().add_queue();
-        let now = engine.clock.now();
-        let mut plan = Plan {
-            push_at: Some(now),
-            pull_at: now,
-            told: BTreeSet::new(),
-            rest_until: None,
-            failures: 0,
-            paused: false,
-            listen_at: Some(now),
-        };
+        let mut plan = Plan::default();
+        for lane in [&mut plan.push, &mut plan.pull, &mut plan.listen] {
+            lane.want(engine.clock.now());
+        }
         let mut notices: Option<Notices> = None;
         loop {
-            let now = engine.clock.now();
-            if !plan.is_resting(now) {
-                if plan.listen_at.is_some_and(|at| at <= now) {
+            if !plan.paused {
+                if plan.listen.is_due(engine.clock.now()) {
                     notices = self.listen(&mut plan, options.pull_every).await;
                 }
-                let done = self.do_what_is_due(&options, &mut plan).await;
-                self.learn(done, &mut plan)?;
+                self.do_what_is_due(&options, &mut plan).await?;
             }
-            match self.wait(&plan, &written, &options.network, &mut notices).await {
+            let wake = self.wait(&plan, &written, &options.network, &mut notices).await;
+            let now = engine.clock.now();
+            match wake {
                 Wake::Due => {}
-                Wake::Written => {
-                    plan.push_at = plan.push_at.or(Some(later(engine.clock.now(), options.push_after)));
-                }
+                Wake::Written => plan.push.want(later(now, options.push_after)),
                 Wake::Network => {
-                    let now = engine.clock.now();
                     plan.told.clear();
-                    (plan.failures, plan.paused, plan.rest_until) = (0, false, None);
-                    (plan.push_at, plan.pull_at) = (Some(now), now);
+                    plan.paused = false;
+                    plan.push.want_in_any_case(now);
+                    plan.pull.want_in_any_case(now);
+                    if notices.is_none() {
+                        plan.listen.want_in_any_case(now);
+                    }
                 }
                 Wake::Told(Some(Ok(ChangeNotice::Changed(table)))) => {
-                    let now = engine.clock.now();
-                    if plan.pull_at > later(now, TOGETHER) {
-                        plan.pull_at = later(now, TOGETHER);
-                        plan.told.insert(table);
-                    } else if !plan.told.is_empty() {
+                    // A pull of all tables that is due by then brings this one too.
+                    let soon = later(now, TOGETHER);
+                    if !plan.told.is_empty() || plan.pull.at.is_none_or(|at| at > soon) {
                         plan.told.insert(table);
                     }
+                    plan.pull.want(soon);
                 }
                 Wake::Told(Some(Ok(ChangeNotice::Connected))) => {
                     plan.told.clear();
-                    plan.pull_at = plan.pull_at.min(engine.clock.now());
+                    plan.pull.want(now);
+                    plan.listen.failures = 0;
                 }
                 Wake::Told(_) => {
                     notices = None;
-                    let wait = backoff(plan.failures, None, engine.clock.random());
-                    plan.listen_at = Some(later(engine.clock.now(), wait));
+                    plan.listen.want(now);
+                    self.put_off(&mut plan.listen, options.pull_every);
                 }
             }
         }
@@ -244,12 +264,12 @@ impl DatasyncClient {
     /// Asks the service to tell of changes, if it can.
     async fn listen(&self, plan: &mut Plan, again: Duration) -> Option<Notices> {
         let engine = &self.engine;
-        plan.listen_at = None;
+        plan.listen.at = None;
         match engine.transport.capabilities().await {
             Ok(capabilities) if capabilities.notifications => Some(engine.transport.changes(engine.account())),
             // A service that does not tell now may do so after an update.
             _ => {
-                plan.listen_at = Some(later(engine.clock.now(), again));
+                plan.listen.done(Some(later(engine.clock.now(), again)));
                 None
             }
         }
@@ -257,41 +277,46 @@ impl DatasyncClient {
 
     async fn do_what_is_due(&self, options: &AutoSync, plan: &mut Plan) -> Result<(), Error> {
         let engine = &self.engine;
-        if plan.push_at.is_some_and(|at| at <= engine.clock.now()) {
-            let report = push::push(engine, engine.account(), options.tables.names(), false).await?;
-            let again = later(engine.clock.now(), backoff(plan.failures.max(1), None, engine.clock.random()));
-            plan.push_at = (report.waiting > 0).then_some(again);
+        if plan.push.is_due(engine.clock.now()) {
+            match push::push(engine, engine.account(), options.tables.names(), false).await {
+                Ok(report) => {
+                    let again = later(engine.clock.now(), backoff(1, None, engine.clock.random()));
+                    plan.push.done((report.waiting > 0).then_some(again));
+                }
+                Err(error) => plan.paused |= self.failed(error, &mut plan.push, options.pull_every)?,
+            }
         }
-        if plan.pull_at <= engine.clock.now() {
+        if !plan.paused && plan.pull.is_due(engine.clock.now()) {
             let mut tables = options.tables.clone();
             if !plan.told.is_empty() {
                 tables = options.tables.among(&plan.told, &engine.tables);
             }
-            if !tables.is_none() {
-                self.pull_tables(tables).await?;
+            let pulled = if tables.is_none() { Ok(()) } else { self.pull_tables(tables).await.map(drop) };
+            match pulled {
+                Ok(()) => {
+                    plan.told.clear();
+                    plan.pull.done(Some(later(engine.clock.now(), options.pull_every)));
+                }
+                Err(error) => plan.paused |= self.failed(error, &mut plan.pull, options.pull_every)?,
             }
-            plan.told.clear();
-            plan.pull_at = later(engine.clock.now(), options.pull_every);
         }
         Ok(())
     }
 
-    /// What a failure means for the next attempt.
-    fn learn(&self, done: Result<(), Error>, plan: &mut Plan) -> Result<(), Error> {
-        let Err(error) = done else {
-            (plan.failures, plan.rest_until) = (0, None);
-            return Ok(());
-        };
+    /// What a failure means for the next attempt; true if none is to be made until the app says so.
+    fn failed(&self, error: Error, lane: &mut Lane, longest: Duration) -> Result<bool, Error> {
         match error.kind() {
-            ErrorKind::Unauthenticated | ErrorKind::OtherAccount => plan.paused = true,
-            ErrorKind::Unreachable | ErrorKind::Service | ErrorKind::Overtaken => {
-                let wait = backoff(plan.failures, None, self.engine.clock.random());
-                plan.failures = plan.failures.saturating_add(1);
-                plan.rest_until = Some(later(self.engine.clock.now(), wait));
-            }
+            ErrorKind::Unauthenticated | ErrorKind::OtherAccount => return Ok(true),
+            ErrorKind::Unreachable | ErrorKind::Service | ErrorKind::Overtaken => self.put_off(lane, longest),
             _ => return Err(error),
         }
-        Ok(())
+        Ok(false)
+    }
+
+    fn put_off(&self, lane: &mut Lane, longest: Duration) {
+        let wait = backoff(lane.failures, None, self.engine.clock.random()).min(longest);
+        lane.failures = lane.failures.saturating_add(1);
+        lane.not_before = Some(later(self.engine.clock.now(), wait));
     }
 
     async fn wait(&self, plan: &Plan, written: &Flag, network: &NetworkSignal, notices: &mut Option<Notices>) -> Wake {

@@ -333,7 +333,8 @@ pub(crate) fn note_rows<'k>(
     tx: &mut Tx<'_>,
     rows: impl IntoIterator<Item = (&'k RowKey, JournalStep, Option<String>)>,
 ) {
-    let mut alike: BTreeMap<(JournalStep, Arc<str>, Arc<str>, Option<String>), Vec<String>> = BTreeMap::new();
+    type Group = (JournalStep, Arc<str>, Arc<str>, Option<String>);
+    let mut alike: BTreeMap<Group, Vec<String>> = BTreeMap::new();
     for (key, step, message) in rows {
         let group = (step, Arc::clone(&key.account), Arc::clone(&key.table), message);
         alike.entry(group).or_default().push(key.id.as_ref().to_owned());
