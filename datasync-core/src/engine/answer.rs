@@ -297,9 +297,9 @@ fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted
     row.seen = None;
     let kept = row.operations[0].clone();
     if !refuse(tx, row) {
-        // Inserted and deleted again here. After a doubtful attempt the copy may be our own row, changed by somebody:
-        // then its deletion is still wanted, and the policy decides. Else it is somebody else's row.
-        if doubted && withdrawn && copy.live().is_some() {
+        // Inserted and deleted again here. After a doubtful attempt the copy may be our own row, changed by somebody,
+        // unless the service keeps keys: then its deletion is still wanted, and the policy decides. Else it is somebody else's row.
+        if doubted && !tx.service().keys() && withdrawn && copy.live().is_some() {
             let (kind, phase, hold) = (OperationKind::Delete, Phase::Refused, Hold::Ready);
             row.operations = vec![Operation { kind, phase, hold, frozen: None, key: tx.new_key(), ..kept }];
         } else {

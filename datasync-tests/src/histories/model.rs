@@ -247,13 +247,12 @@ impl Model {
                 Some(edited) if theirs.version > 0 && edited - theirs.at > 1 => self.lose_theirs(theirs),
                 _ => self.lose_ours(theirs),
             },
-            Policy::Merge => match (change.base.live, change.wanted, theirs.live) {
-                (Some(base), Some(ours), Some(other)) if base.here == other.here => {
-                    let merged = Value { here: ours.here, there: other.there };
+            Policy::Merge => match merge(change.base.live, change.wanted, theirs.live) {
+                Some(merged) => {
                     self.device = Some(merged);
                     self.change = Some(Change { base: theirs, wanted: Some(merged), edited: change.edited });
                 }
-                _ => self.parked = true,
+                None => self.parked = true,
             },
         }
     }
@@ -336,6 +335,17 @@ impl Model {
             }
         }
     }
+}
+
+/// What both sides have made of a row, unless both have changed the same field, or one has deleted it.
+fn merge(base: Option<Value>, ours: Option<Value>, theirs: Option<Value>) -> Option<Value> {
+    let (base, ours, theirs) = (base?, ours?, theirs?);
+    let field = |of: fn(&Value) -> usize| match (of(&base), of(&ours), of(&theirs)) {
+        (base, ours, theirs) if ours == base || ours == theirs => Some(theirs),
+        (base, ours, theirs) if theirs == base => Some(ours),
+        _ => None,
+    };
+    Some(Value { here: field(|value| value.here)?, there: field(|value| value.there)? })
 }
 
 /// What a device remembers of a state: nothing of a row that is gone.
