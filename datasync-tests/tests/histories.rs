@@ -12,10 +12,12 @@ fn every_history_up_to_length_four_ends_as_the_model_says() {
 /// Longer ones, each of which has found a mistake.
 #[test]
 fn histories_that_were_wrong_once() {
-    use Event::{Delete, Insert, LoseAnswer, Push, TheirInsert};
+    use Event::{Delete, Insert, LoseAnswer, Pull, Push, TheirDelete, TheirInsert};
     for policy in Policy::ALL {
         // The service keeps keys: the row that the insert meets is somebody else's, and the delete is not meant for it.
         agree(policy, &[Insert, LoseAnswer, TheirInsert, Push, Delete]);
+        // The tombstone that a page shows while the insert is in doubt is that of the inserted row.
+        agree(policy, &[LoseAnswer, Insert, Push, LoseAnswer, TheirDelete, Pull]);
     }
 }
 

@@ -352,5 +352,4 @@ async fn i07_a_parent_that_the_client_does_not_have_is_an_error() {
     let error = builder.build().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     assert!(error.to_string().contains("`item.listId` belongs to the table `list`"), "{error}");
-    let _ = ConflictPolicy::Park;
 }

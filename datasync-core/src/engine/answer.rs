@@ -12,6 +12,7 @@ use crate::{
         conflict::{Settled, accumulates, clashes, settle},
         links,
         migrate::{as_sent_now, copy_in_present},
+        page::is_same_state,
         table::Table,
     },
     row::{
@@ -350,7 +351,7 @@ fn refused(
         row.record = seen.filter(|seen| !seen.deleted);
         return Effect::Done;
     }
-    if let Some(seen) = seen {
+    if let Some(seen) = seen.filter(|seen| !is_same_state(row.base.as_ref(), seen)) {
         return Effect::Conflict(settle(tx, table, key, row, ServiceCopy::Found(seen)));
     }
     // What was refused is not what would be sent: the edit made since may have mended it.

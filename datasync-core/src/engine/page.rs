@@ -72,9 +72,15 @@ fn keep(tx: &mut Tx<'_>, key: &RowKey, known: Option<Row>, mut row: Row) {
     }
 }
 
-/// Whether a copy of the service is the state that a change started from.
-fn is_same_state(base: Option<&Record>, copy: &Record) -> bool {
+/// Whether a copy of the service is the state that a change started from; one that was certainly not made yet.
+pub(crate) fn is_same_state(base: Option<&Record>, copy: &Record) -> bool {
     base.map_or(copy.deleted, |base| base.version == copy.version && base.deleted == copy.deleted)
+}
+
+/// Whether a copy of the service may be what became of a change in doubt, or of the row since. A tombstone where nothing was
+/// known of a row may be that of the row which the change made.
+fn tells_more(base: Option<&Record>, copy: &Record) -> bool {
+    base.is_none() || !is_same_state(base, copy)
 }
 
 fn same_version(row: &Row, copy: &ServiceCopy) -> bool {
@@ -93,13 +99,9 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &Se
         }
         return store(table, row, copy);
     };
-    let from_base = match copy {
-        ServiceCopy::Found(copy) => is_same_state(row.base.as_ref(), copy),
-        ServiceCopy::Absent => row.base.is_none(),
-    };
     if first.in_doubt() {
         match copy {
-            ServiceCopy::Found(record) if !from_base => row.seen = Some(record.clone()),
+            ServiceCopy::Found(record) if tells_more(row.base.as_ref(), record) => row.seen = Some(record.clone()),
             _ => {}
         }
         return Effect::Unchanged;
@@ -110,6 +112,10 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &Se
         *shown = copy.clone();
         return Effect::Unchanged;
     }
+    let from_base = match copy {
+        ServiceCopy::Found(copy) => is_same_state(row.base.as_ref(), copy),
+        ServiceCopy::Absent => row.base.is_none(),
+    };
     if from_base {
         return Effect::Unchanged;
     }
@@ -121,7 +127,7 @@ fn in_quarantine(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, co
     if let Some(first) = row.operations.first() {
         let base = row.quarantine.as_ref().and_then(|held| held.base.as_ref());
         match copy {
-            ServiceCopy::Found(record) if first.in_doubt() && !is_same_state(base, record) => {
+            ServiceCopy::Found(record) if first.in_doubt() && tells_more(base, record) => {
                 row.seen = Some(record.clone());
             }
             _ => {}
