@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use datasync_core::{
     client::{DatasyncClient, OfflineTable, PendingState, PurgeOptions, ResetOptions, Tables},
     clock::{Clock as _, SystemClock},
-    config::{ConflictPolicy, SyncConfig},
+    config::SyncConfig,
     error::ErrorKind,
     store::Store,
 };
