@@ -124,7 +124,8 @@ impl fmt::Debug for RecordRef<'_> {
 pub struct Row {
     /// What the app sees; `None` if the app has deleted the row, or never had it.
     pub record: Option<Record>,
-    /// The service's copy that the queued changes started from; kept only while operations are queued.
+    /// The service's copy that the queued changes started from, with the fields that stay on this device; kept only while
+    /// operations are queued.
     pub base: Option<Record>,
     /// The newest service's copy that a pull met while an operation was in doubt.
     pub seen: Option<Record>,
@@ -152,6 +153,11 @@ impl Row {
             Hold::Parked(parked) if parked.reason == ParkReason::Conflict => parked.conflict.as_ref(),
             _ => None,
         }
+    }
+
+    /// The body with the fields that stay on this device: the record's, or what the row was before it was deleted here.
+    pub(crate) fn local(&self) -> Option<&Body> {
+        self.record.as_ref().or(self.base.as_ref()).map(|record| &record.body)
     }
 
     /// Whether nothing is left that a store must keep.

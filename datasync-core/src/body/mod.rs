@@ -43,7 +43,7 @@ pub(crate) use self::equal::{elements, float, json as same_json, number, numbers
 
 use crate::{
     query::{milliseconds, timestamp},
-    row::Body,
+    row::{Body, Record},
     schema::{DELETED, ID, SERVICE_OWNED, TableSchema},
 };
 
@@ -166,6 +166,25 @@ pub(crate) fn compose(schema: &TableSchema, written: &Body, stored: Option<&Body
         }
     }
     Ok(if changed { object.to_body() } else { written.clone() })
+}
+
+/// A body that is to lie over a copy of the service: the fields that this build does not know are as the copy has them, but
+/// for those that differ from the base, which a tool has changed on this device (I16). A tombstone may be stripped: it adds
+/// fields, and takes none away.
+pub(crate) fn carry_unknown(schema: &TableSchema, body: &Body, base: Option<&Body>, copy: &Record) -> Body {
+    let base = base.map_or(Ok(Object::default()), Object::parse);
+    let (Ok(ours), Ok(base), Ok(service)) = (Object::parse(body), base, Object::parse(&copy.body)) else {
+        return body.clone();
+    };
+    let known = |name: &str| schema.field(name).is_some() || is_service_owned(name);
+    let mut carried = ours.clone();
+    for name in ours.names().chain(service.names()).filter(|name| !known(name)) {
+        let newest = service.raw(name);
+        if (newest.is_some() || !copy.deleted) && field_equal(schema, name, ours.get(name), base.get(name)) {
+            carried.set(name, newest);
+        }
+    }
+    carried.to_body()
 }
 
 /// The written body with the stored text of each field that reads the same: who only sees [`serde_json::Value`]s has

@@ -3,19 +3,19 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    body,
     client::{DatasyncClient, pending::queued_row},
     engine::{
         Engine,
         acks::Fate,
         answer::{self, Answer},
         committer::{Reads, Tx},
+        conflict::with_local,
         journal::{self, JournalStep},
         links,
         table::Tables,
     },
     error::{Error, ErrorKind, SyncPhase},
-    row::{Hold, ParkReason, Parked, Record, RowKey},
+    row::{Hold, ParkReason, Parked, RowKey},
 };
 
 /// How many operations in doubt are looked at in one call.
@@ -117,13 +117,11 @@ fn drop_one(
         Hold::Parked(parked) => parked.conflict.clone(),
         _ => None,
     };
-    row.record = match shown {
-        Some(copy) => copy.live().map(|copy| {
-            let ours = row.record.as_ref().map(|ours| &ours.body);
-            Record { body: body::carry_local(&table.schema, &copy.body, ours), ..copy.clone() }
-        }),
-        None => row.base.take().filter(|base| !base.deleted),
+    let goes_back_to = match shown {
+        Some(copy) => copy.live().cloned(),
+        None => row.base.clone().filter(|base| !base.deleted),
     };
+    row.record = goes_back_to.map(|copy| with_local(table, copy, row.local()));
     row.base = None;
     row.seen = None;
     row.operations.drain(..).for_each(|operation| tx.fate(operation.place, Fate::Discarded));

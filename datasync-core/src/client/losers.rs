@@ -12,7 +12,7 @@ use crate::{
     },
     entity::SyncEntity,
     error::{Error, ErrorKind},
-    row::{Body, Record, SettledLoser},
+    row::{Body, LoserCause, Record, SettledLoser},
 };
 
 impl DatasyncClient {
@@ -34,7 +34,8 @@ impl DatasyncClient {
 
     /// Brings a body that was lost back as a local edit: its row is replaced, or inserted if it is gone, and the next push
     /// sends it over what the service has then. The settled loser is removed in the same commit. Fields that stay on this
-    /// device, and those that the body does not have and this build does not know, stay as they are.
+    /// device, and those that this build does not know, stay as the row has them. The latter come back with the body if the
+    /// row is gone here, or went with a service that was restored from a backup.
     ///
     /// # Errors
     ///
@@ -53,8 +54,11 @@ impl DatasyncClient {
         })?;
         let reads = Reads::row(loser.key.clone());
         let plan = move |tx: &mut Tx<'_>| {
-            let stored = tx.row(&loser.key)?.and_then(|row| row.record);
-            let body = body::carry_local(&table.schema, &loser.body, stored.as_ref().map(|record| &record.body));
+            let row = tx.row(&loser.key)?.unwrap_or_default();
+            let mut body = body::carry_local(&table.schema, &loser.body, row.local());
+            if let Some(now) = row.record.as_ref().filter(|_| loser.cause != LoserCause::Vanished) {
+                body = body::carry_unknown(&table.schema, &body, Some(&body), now);
+            }
             change::apply(tx, &table, &loser.key, &Change::Upsert(body))?;
             tx.remove_loser(loser.id);
             Ok(())

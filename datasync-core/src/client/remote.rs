@@ -26,25 +26,25 @@ use crate::{
 /// How many rows a page of a remote query holds at most.
 const PAGE_SIZE: u32 = 1_000;
 
-/// An entity as the service has it, with the version that guards its next change. It derefs to the entity.
+/// An entity as the service has it, with the version that guards its next change, and with the fields that the entity does
+/// not have. It derefs to the entity.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Remote<E> {
     entity: E,
-    version: Option<String>,
-    deleted: bool,
+    record: Record,
 }
 
 impl<E> Remote<E> {
     /// The service's version.
     #[must_use]
     pub fn version(&self) -> Option<&str> {
-        self.version.as_deref()
+        self.record.version.as_deref()
     }
 
     /// Whether the service has soft-deleted the row.
     #[must_use]
     pub fn is_deleted(&self) -> bool {
-        self.deleted
+        self.record.deleted
     }
 
     /// The entity itself.
@@ -103,8 +103,7 @@ impl<E: SyncEntity> RemoteTable<E> {
     }
 
     fn read(id: &str, record: &Record) -> Result<Remote<E>, Error> {
-        let entity = codec::decode(id, record)?;
-        Ok(Remote { entity, version: record.version.clone(), deleted: record.deleted })
+        Ok(Remote { entity: codec::decode(id, record)?, record: record.clone() })
     }
 
     /// The row of that id; `None` if the service does not have it, or has deleted it.
@@ -134,14 +133,15 @@ impl<E: SyncEntity> RemoteTable<E> {
         self.send(OperationKind::Insert, &entity, None).await
     }
 
-    /// Replaces a row, if the service still has the version that was read.
+    /// Replaces a row, if the service still has the version that was read. Fields that the entity does not have stay as they
+    /// were read.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Conflict`] if it has another one, [`ErrorKind::NotFound`] if the row is gone, else as
     /// [`get`](RemoteTable::get).
     pub async fn replace(&self, row: &Remote<E>) -> Result<Remote<E>, Error> {
-        self.send(OperationKind::Replace, &row.entity, row.version.clone()).await
+        self.send(OperationKind::Replace, &row.entity, Some(&row.record)).await
     }
 
     /// Deletes a row, if the service still has the version that was read. A row that is gone is no error.
@@ -150,19 +150,21 @@ impl<E: SyncEntity> RemoteTable<E> {
     ///
     /// As [`replace`](RemoteTable::replace), but for `NotFound`.
     pub async fn delete(&self, row: &Remote<E>) -> Result<(), Error> {
-        match self.push(OperationKind::Delete, &row.entity.id(), row.version.clone(), None).await? {
+        match self.push(OperationKind::Delete, &row.entity.id(), row.record.version.clone(), None).await? {
             PushOutcome::Applied(_) | PushOutcome::NotFound | PushOutcome::Gone => Ok(()),
             outcome => Err(self.refused(OperationKind::Delete, &row.entity.id(), outcome)),
         }
     }
 
-    async fn send(&self, kind: OperationKind, entity: &E, version: Option<String>) -> Result<Remote<E>, Error> {
+    async fn send(&self, kind: OperationKind, entity: &E, read: Option<&Record>) -> Result<Remote<E>, Error> {
         let id = &*entity.id();
         let invalid = |error: serde_json::Error| Error::caused(ErrorKind::InvalidEntity, error.to_string(), error);
         let now = self.engine.clock.now();
         let edited = self.engine.service.time(now).unwrap_or(now);
-        let body = body::set_edited(&E::SCHEMA, &codec::encode(entity)?, edited);
+        let body = body::compose(&E::SCHEMA, &codec::encode(entity)?, read.map(|read| &read.body));
+        let body = body.and_then(|body| body::set_edited(&E::SCHEMA, &body, edited));
         let body = body.and_then(|body| body::sendable(&E::SCHEMA, &body, false, None)).map_err(invalid)?;
+        let version = read.and_then(|read| read.version.clone());
         match self.push(kind, id, version, Some(body)).await? {
             PushOutcome::Applied(Some(row)) => Self::remote(row),
             PushOutcome::Applied(None) => {

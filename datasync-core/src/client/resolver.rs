@@ -16,10 +16,12 @@ use crate::{
 #[non_exhaustive]
 pub enum Resolution<E> {
     /// This device's side is sent again, over the version that was shown; the service's body is kept as a settled loser.
+    /// Fields that this build does not know, and that were not changed here, become as the service has them.
     Keep,
     /// The service's side is taken; this device's body is kept as a settled loser.
     Take,
-    /// This is sent, over the version that was shown. Fields that the entity does not have stay as the service has them.
+    /// This is sent, over the version that was shown. Fields that the entity does not have stay as the service has them, and
+    /// fields that stay on this device as they are.
     Merged(E),
     /// It is merged by field, with the rules of the table and its fallback: see [`ConflictPolicy::Merge`].
     Merge,

@@ -9,7 +9,7 @@ use crate::{
         acks::Fate,
         change::refuse,
         committer::Tx,
-        conflict::{Settled, accumulates, clashes, settle},
+        conflict::{Settled, accumulates, clashes, settle, with_local},
         links,
         migrate::{as_sent_now, copy_in_present},
         page::is_same_state,
@@ -139,7 +139,7 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
             }
             // It certainly had no effect.
             row.seen = None;
-            if refuse(tx, row) {
+            if refuse(tx, table, row) {
                 return Effect::Stays;
             }
             row.base = None;
@@ -158,7 +158,7 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
             if !doubted {
                 operation.phase = Phase::New;
                 operation.frozen = None;
-                if row.operations.len() > 1 && !refuse(tx, row) {
+                if row.operations.len() > 1 && !refuse(tx, table, row) {
                     // Inserted and deleted again: what a pull has seen meanwhile is somebody else's row.
                     row.base = None;
                     row.record = row.seen.take().filter(|seen| !seen.deleted);
@@ -192,6 +192,7 @@ fn unsent(row: &mut Row) -> Effect {
 fn succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: ServiceCopy, fetched: bool) -> Effect {
     let first = row.operations.remove(0);
     tx.fate(first.place, Fate::Stored);
+    let ours = row.local().cloned();
     row.seen = None;
     row.base = None;
     if first.kind == OperationKind::Delete {
@@ -201,7 +202,6 @@ fn succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: Ser
     }
     let live = now.live().cloned();
     let Some(second) = row.operations.first_mut() else {
-        let ours = row.record.take();
         if live.is_some() {
             row.tombstone = None;
         }
@@ -226,7 +226,8 @@ fn succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: Ser
         };
         if meets {
             // Somebody has changed what the second operation changes too, and this device has not seen it (I28).
-            row.base = Some(Record { body: sent.clone(), version: None, updated_at: None, deleted: false });
+            let sent = Record { body: sent.clone(), version: None, updated_at: None, deleted: false };
+            row.base = Some(with_local(table, sent, ours.as_ref()));
             second.kind = if row.record.is_none() { OperationKind::Delete } else { OperationKind::Replace };
             return Effect::Conflict(settle(tx, table, key, row, now));
         }
@@ -247,13 +248,8 @@ fn succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: Ser
             }
         }
     }
-    row.base = Some(copy);
+    row.base = Some(with_local(table, copy, ours.as_ref()));
     Effect::Done
-}
-
-fn with_local(table: &Table, copy: Record, ours: Option<&Record>) -> Record {
-    let body = body::carry_local(&table.schema, &copy.body, ours.map(|ours| &ours.body));
-    Record { body, ..copy }
 }
 
 /// Whether the service has what the operation wanted.
@@ -297,7 +293,7 @@ fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted
     let withdrawn = row.record.is_none() && was_insert;
     row.seen = None;
     let kept = row.operations[0].clone();
-    if !refuse(tx, row) {
+    if !refuse(tx, table, row) {
         // Inserted and deleted again here. After a doubtful attempt the copy may be our own row, changed by somebody,
         // unless the service keeps keys: then its deletion is still wanted, and the policy decides. Else it is somebody else's row.
         if doubted && !tx.service().keys() && withdrawn && copy.live().is_some() {
@@ -313,8 +309,10 @@ fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted
         let operation = &mut row.operations[0];
         operation.kind = OperationKind::Undelete;
         operation.version = copy.version().map(str::to_owned);
-        if let ServiceCopy::Found(record) = copy {
-            row.base = Some(record);
+        if let (ServiceCopy::Found(tombstone), Some(ours)) = (copy, &mut row.record) {
+            let before = row.base.as_ref().map(|base| &base.body);
+            ours.body = body::carry_unknown(&table.schema, &ours.body, before, &tombstone);
+            row.base = Some(with_local(table, tombstone, Some(&ours.body)));
         }
         return Effect::Stays;
     }
@@ -346,7 +344,7 @@ fn refused(
     }
     let edited_since = row.operations.len() > 1;
     let seen = row.seen.take();
-    if !refuse(tx, row) {
+    if !refuse(tx, table, row) {
         row.base = None;
         row.record = seen.filter(|seen| !seen.deleted);
         return Effect::Done;

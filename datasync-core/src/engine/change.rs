@@ -8,10 +8,13 @@
 //!
 //! An undelete collapses like an insert: without it the service has no row. Behind an operation in doubt the change is
 //! queued instead, and collapses with the one that is queued there already.
+//!
+//! A row that is deleted and made again before the service hears of it was never gone there: it keeps the fields that this
+//! build does not know (I16), of the body that the deletion would have met.
 
 use crate::{
     body,
-    engine::{account, acks::Fate, committer::Tx, links, table::Table},
+    engine::{account, acks::Fate, committer::Tx, conflict::with_local, links, migrate, table::Table},
     error::{Error, ErrorKind, SyncPhase},
     row::{Body, Hold, Operation, OperationKind, ParkReason, Phase, Record, Row, RowKey},
 };
@@ -58,15 +61,15 @@ fn written(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Res
             return Err(Error::new(ErrorKind::NotFound, format!("{key:?} does not exist")));
         }
         (Change::Insert(body) | Change::Upsert(body), None) => {
-            let body = stamped(tx, table, key, body)?;
+            let body = match unsent_deletion(table, &row) {
+                Some(deleted) => composed(table, body, &deleted).map_err(|error| no_object(key, error))?,
+                None => body.clone(),
+            };
+            let body = stamped(tx, table, key, &body)?;
             insert(tx, table, &mut row, body);
         }
         (Change::Replace(body) | Change::Upsert(body), Some(record)) => {
-            let body = body::compose(&table.schema, body, Some(&record.body)).map_err(|error| no_object(key, error))?;
-            let body = match &*table.retired {
-                [] => body,
-                retired => body::fill(&body, &record.body, |name| retired.iter().any(|known| known == name)),
-            };
+            let body = composed(table, body, &record.body).map_err(|error| no_object(key, error))?;
             let unchanged = body::same_data(&table.schema, &body, &record.body);
             let body = match (unchanged, body::edited(&table.schema, &record.body)) {
                 (true, None) => body,
@@ -84,6 +87,29 @@ fn written(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Res
     let place = row.operations.last().map(|queued| queued.place);
     tx.put(key, row);
     Ok(place)
+}
+
+/// The written body with what this build cannot have written: the stored fields that it does not know, and those that only
+/// an older release had.
+fn composed(table: &Table, written: &Body, stored: &Body) -> Result<Body, serde_json::Error> {
+    let body = body::compose(&table.schema, written, Some(stored))?;
+    Ok(match &*table.retired {
+        [] => body,
+        retired => body::fill(&body, stored, |name| retired.iter().any(|known| known == name)),
+    })
+}
+
+/// What a deletion would meet that is queued and was not sent: the body that is in doubt before it, or the base.
+fn unsent_deletion(table: &Table, row: &Row) -> Option<Body> {
+    row.operations.last().filter(|deletion| !deletion.in_doubt())?;
+    let base = row.base.as_ref().map(|base| &base.body);
+    let mut first = row.operations[0].clone();
+    migrate::as_sent_now(table, &mut first);
+    match (first.frozen, base) {
+        (Some(sent), base @ Some(_)) => Some(body::carry_local(&table.schema, &sent, base)),
+        (Some(sent), None) => Some(sent),
+        (None, base) => base.cloned(),
+    }
 }
 
 /// The body with the time of this edit, where its table has a field for that: the service's time, as far as it is known.
@@ -129,6 +155,8 @@ fn replace(tx: &mut Tx<'_>, table: &Table, row: &mut Row, body: Body, unchanged:
 
 fn delete(tx: &mut Tx<'_>, table: &Table, row: &mut Row) {
     let Some(before) = row.record.take() else { return };
+    // A deletion may come to nothing: then the row is back with what stays on this device.
+    row.base = row.base.take().map(|base| with_local(table, base, Some(&before.body)));
     let behind = row.operations.len() > 1;
     let Some(operation) = row.operations.last_mut() else {
         let version = before.version.clone();
@@ -192,7 +220,7 @@ fn queue(tx: &mut Tx<'_>, table: &Table, row: &mut Row, kind: OperationKind, ver
 /// Makes the first operation refused: it is no longer frozen, and collapses with the second one.
 ///
 /// Returns false if nothing is left to send.
-pub(crate) fn refuse(tx: &mut Tx<'_>, row: &mut Row) -> bool {
+pub(crate) fn refuse(tx: &mut Tx<'_>, table: &Table, row: &mut Row) -> bool {
     let second = (row.operations.len() > 1).then(|| row.operations.remove(1));
     let Some(first) = row.operations.first_mut() else { return false };
     first.frozen = None;
@@ -212,7 +240,14 @@ pub(crate) fn refuse(tx: &mut Tx<'_>, row: &mut Row) -> bool {
             return false;
         }
         (Replace, Delete) => first.kind = Delete,
-        (Delete, Insert | Replace | Undelete) => first.kind = Replace,
+        (Delete, Insert | Replace | Undelete) => {
+            first.kind = Replace;
+            if let (Some(ours), Some(base)) = (&mut row.record, &row.base)
+                && let Ok(body) = composed(table, &ours.body, &base.body)
+            {
+                ours.body = body;
+            }
+        }
         _ => {}
     }
     true

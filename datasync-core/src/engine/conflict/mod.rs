@@ -7,7 +7,7 @@
 //! | outcome | the record becomes | what is kept |
 //! | --- | --- | --- |
 //! | park | stays | everything: base, local and service copy are stored with the operation |
-//! | keep | stays, and is sent over the version just learnt | the service's body, if it is not what the base was |
+//! | keep | stays, but for fields that this build does not know, and is sent over the version just learnt | the service's body, if it is not what the base was |
 //! | take | the service's copy | this device's body, if it is not what the base was |
 //! | merged by field | the merge | each body of which a field has lost: one that both sides changed, where the rule or the fallback took the other value. `sum`, `union` and a function that made a value of its own lose nothing |
 //! | written by a resolver or a person | what was written | nothing: who wrote it has seen both sides |
@@ -95,6 +95,21 @@ pub(crate) enum Settled {
     Parked,
 }
 
+/// A copy of the service with the fields that stay on this device, as this body has them.
+pub(crate) fn with_local(table: &Table, copy: Record, ours: Option<&Body>) -> Record {
+    let body = body::carry_local(&table.schema, &copy.body, ours);
+    Record { body, ..copy }
+}
+
+/// This device's side with what a newer release may have written on the other one: nobody here can have meant to change a
+/// field that this build does not know (I16).
+fn brought_up(table: &Table, row: &Row, service: &ServiceCopy) -> Option<Record> {
+    let ours = row.record.as_ref()?;
+    let ServiceCopy::Found(copy) = service else { return Some(ours.clone()) };
+    let base = row.base.as_ref().map(|base| &base.body);
+    Some(Record { body: body::carry_unknown(&table.schema, &ours.body, base, copy), ..ours.clone() })
+}
+
 /// Settles the conflict of a row that has one operation, not in doubt, with the copy that the service has.
 pub(crate) fn settle(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: ServiceCopy) -> Settled {
     debug_assert!(row.operations.len() == 1 && !row.operations[0].in_doubt(), "a conflict has one operation");
@@ -104,7 +119,7 @@ pub(crate) fn settle(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row
     }
     let outcome = match &table.rules.resolver {
         Some(resolver) => {
-            let sides = sides(key, row, &service);
+            let sides = sides(key, row, row.record.as_ref(), &service);
             let outcome = catch_unwind(AssertUnwindSafe(|| resolver(&sides)));
             outcome.unwrap_or_else(|_| Outcome::Park("the conflict resolver panicked".to_owned()))
         }
@@ -122,8 +137,9 @@ pub(crate) fn finish(
     service: ServiceCopy,
     outcome: Outcome,
 ) -> Settled {
+    let ours = brought_up(table, row, &service);
     let outcome = match outcome {
-        Outcome::Policy(policy) => policy::decide(tx, table, policy, &sides(key, row, &service)),
+        Outcome::Policy(policy) => policy::decide(tx, table, policy, &sides(key, row, ours.as_ref(), &service)),
         outcome => outcome,
     };
     match outcome {
@@ -136,16 +152,20 @@ pub(crate) fn finish(
         }
         Outcome::Keep if tried_too_often(row) => park(row, service, too_often()),
         Outcome::Keep => {
+            row.record = ours;
             keep(tx, table, key, row, service, true);
             Settled::Resent
         }
         Outcome::Merged(merged) => put_merged(tx, table, key, row, service, merged),
         Outcome::Written(written) => {
-            // Fields that this build does not know are as the service has them (I16).
+            // Fields that this build does not know are as the service has them, and local ones as they are here (I16).
             let known = service.live().or(row.record.as_ref()).map(|record| &record.body);
-            let composed = body::compose(&table.schema, &written, known).and_then(|body| match tx.service_time() {
-                Some(now) => body::set_edited(&table.schema, &body, now),
-                None => Ok(body),
+            let composed = body::compose(&table.schema, &written, known).and_then(|body| {
+                let body = body::carry_local(&table.schema, &body, row.local());
+                match tx.service_time() {
+                    Some(now) => body::set_edited(&table.schema, &body, now),
+                    None => Ok(body),
+                }
             });
             match composed {
                 Ok(body) => {
@@ -159,21 +179,21 @@ pub(crate) fn finish(
     }
 }
 
-fn sides<'a>(key: &'a RowKey, row: &'a Row, service: &'a ServiceCopy) -> Sides<'a> {
+fn sides<'a>(key: &'a RowKey, row: &'a Row, local: Option<&'a Record>, service: &'a ServiceCopy) -> Sides<'a> {
     let operation = row.operations.first();
     Sides {
         key,
         kind: operation.map_or(OperationKind::Replace, |operation| operation.kind),
         edited: operation.and_then(|operation| operation.edited),
         base: row.base.as_ref(),
-        local: row.record.as_ref(),
+        local,
         service,
     }
 }
 
 /// Whether both sides want the same, and nothing has to be added up.
 fn agrees(tx: &Tx<'_>, table: &Table, row: &Row, service: &ServiceCopy) -> bool {
-    match (&row.record, service.live()) {
+    match (brought_up(table, row, service), service.live()) {
         (None, None) => true,
         (Some(ours), Some(copy)) => {
             let base = row.base.as_ref().filter(|base| !base.deleted).map(|base| &base.body);
@@ -239,12 +259,7 @@ fn put_merged(
 
 /// The service's copy becomes the record; nothing stays queued.
 fn take(tx: &mut Tx<'_>, table: &Table, row: &mut Row, service: &ServiceCopy, fate: Fate) {
-    let ours = row.record.take();
-    row.record = service.live().map(|copy| {
-        let mut record = copy.clone();
-        record.body = body::carry_local(&table.schema, &copy.body, ours.as_ref().map(|ours| &ours.body));
-        record
-    });
+    row.record = service.live().map(|copy| with_local(table, copy.clone(), row.local()));
     row.operations.drain(..).for_each(|operation| tx.fate(operation.place, fate));
     row.base = None;
     row.seen = None;
@@ -269,7 +284,7 @@ fn keep(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: Se
     operation.attempts = 0;
     operation.rounds += 1;
     row.base = match service {
-        ServiceCopy::Found(copy) => Some(copy),
+        ServiceCopy::Found(copy) => Some(with_local(table, copy, row.local())),
         ServiceCopy::Absent => None,
     };
 }

@@ -1,0 +1,506 @@
+//! Fields that this build does not know, and fields that stay on the device (I16). The service keeps whatever a row has;
+//! `later` is a field of a newer release of the app, and this one must neither lose it nor set it back.
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use std::collections::BTreeMap;
+
+use axum::Router;
+use datasync_core::{
+    client::{DatasyncClient, OfflineTable, Resolution, Tables},
+    clock::Clock,
+    config::{ConflictPolicy, SyncConfig},
+    row::OperationKind,
+    store::Store,
+};
+use datasync_http::{HttpTransport, Method};
+use datasync_server::{DatasyncService, MemoryRepository, TableOptions};
+use datasync_tests::{
+    Fault, MemoryStore, Note, RedbStore, RouterExchange, StillClock, Wire, client, note_of, notes, open_service,
+};
+use serde_json::{Value, json};
+
+datasync_tests::on_both_stores! {
+    i16_a_row_that_is_made_again_keeps_what_this_build_does_not_know
+    i16_a_deletion_in_doubt_and_a_row_made_again
+    i16_this_side_wins_without_taking_back_what_it_does_not_know
+    i16_equal_changes_agree_whatever_else_was_changed
+    i16_a_remote_replace_keeps_what_this_build_does_not_know
+    i16_a_restored_loser_leaves_newer_fields
+    i16_local_fields_survive_discards_and_resolutions
+    i16_what_a_tool_changes_is_a_change
+}
+
+/// What the service has of a row.
+fn there(rows: &MemoryRepository, id: &str) -> Value {
+    let row = rows.rows().into_iter().find(|row| *row.id == *id).unwrap();
+    serde_json::from_slice(row.record.body.as_bytes()).unwrap()
+}
+
+/// A newer release of the app writes a row.
+fn newer(rows: &MemoryRepository, id: &str, title: &str, later: u64) {
+    rows.seed(json!([{ "id": id, "title": title, "rank": 0, "later": [later, 1.5] }])).unwrap();
+}
+
+fn later(row: &Value) -> Option<u64> {
+    row["later"][0].as_u64()
+}
+
+struct World {
+    rows: MemoryRepository,
+    exchange: RouterExchange,
+    client: DatasyncClient,
+    notes: OfflineTable<Note>,
+}
+
+impl World {
+    /// A device that has pulled a row `a` with `later` 1.
+    async fn new(store: impl Store, wire: Wire, policy: ConflictPolicy) -> World {
+        let rows = MemoryRepository::new();
+        let exchange = RouterExchange::new(open_service(&rows, wire));
+        let client = client(store, &exchange, policy).await;
+        let notes = notes(&client);
+        newer(&rows, "a", "base", 1);
+        notes.pull_items(notes.query()).await.unwrap();
+        World { rows, exchange, client, notes }
+    }
+
+    fn service(&self) -> (String, Option<u64>) {
+        let row = there(&self.rows, "a");
+        (row["title"].as_str().unwrap().to_owned(), later(&row))
+    }
+
+    async fn sync(&self) {
+        self.notes.push_items().await.unwrap();
+        self.notes.pull_items(self.notes.query()).await.unwrap();
+    }
+
+    async fn resolve(&self, resolution: Resolution<Note>) {
+        let conflict = self.client.conflicts().await.unwrap().pop().unwrap();
+        self.client.resolve(&conflict, resolution).await.unwrap();
+    }
+
+    async fn scroll(&self) -> Option<u32> {
+        self.notes.get("a").await.unwrap().unwrap().scroll
+    }
+}
+
+fn changes(request: &datasync_http::HttpRequest) -> bool {
+    request.method != Method::Get
+}
+
+async fn i16_a_row_that_is_made_again_keeps_what_this_build_does_not_know(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire, ConflictPolicy::Park).await;
+    world.notes.delete("a").await.unwrap();
+    world.notes.insert(note_of("a", "again")).await.unwrap();
+    world.sync().await;
+    assert_eq!(world.service(), ("again".to_owned(), Some(1)), "one change");
+    world.notes.delete("a").await.unwrap();
+    world.notes.push_items().await.unwrap();
+    world.notes.upsert(note_of("a", "revived")).await.unwrap();
+    world.sync().await;
+    assert_eq!(world.service(), ("revived".to_owned(), Some(1)), "what the tombstone has");
+    assert!(world.client.pending().await.unwrap().is_empty());
+}
+
+async fn i16_a_deletion_in_doubt_and_a_row_made_again(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire, ConflictPolicy::ClientWins).await;
+    // A deletion that came to nothing, because somebody else was faster.
+    world.exchange.fault(changes, Fault::Lost);
+    world.notes.delete("a").await.unwrap();
+    world.notes.push_items().await.unwrap();
+    world.notes.insert(note_of("a", "again")).await.unwrap();
+    newer(&world.rows, "a", "theirs", 2);
+    world.sync().await;
+    assert_eq!(world.service(), ("again".to_owned(), Some(2)));
+    // A change in doubt, then a deletion and a new row behind it.
+    world.exchange.fault(changes, Fault::AnswerLost);
+    world.notes.replace(note_of("a", "sent")).await.unwrap();
+    world.notes.push_items().await.unwrap();
+    world.notes.delete("a").await.unwrap();
+    world.notes.insert(note_of("a", "behind")).await.unwrap();
+    world.sync().await;
+    assert_eq!(world.service(), ("behind".to_owned(), Some(2)));
+    assert!(world.client.pending().await.unwrap().is_empty());
+}
+
+async fn i16_this_side_wins_without_taking_back_what_it_does_not_know(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire, ConflictPolicy::Park).await;
+    world.notes.replace(note_of("a", "ours")).await.unwrap();
+    newer(&world.rows, "a", "theirs", 2);
+    world.sync().await;
+    newer(&world.rows, "a", "theirs again", 3);
+    world.sync().await;
+    world.resolve(Resolution::Keep).await;
+    world.sync().await;
+    assert_eq!(world.service(), ("ours".to_owned(), Some(3)));
+    // A field that was taken away there is not brought back.
+    world.notes.replace(note_of("a", "ours again")).await.unwrap();
+    world.rows.seed(json!([{ "id": "a", "title": "without", "rank": 0 }])).unwrap();
+    world.sync().await;
+    world.resolve(Resolution::Keep).await;
+    world.sync().await;
+    assert_eq!(world.service(), ("ours again".to_owned(), None));
+    // Over a row that was deleted there.
+    newer(&world.rows, "a", "new", 4);
+    world.sync().await;
+    world.notes.replace(note_of("a", "alive")).await.unwrap();
+    let dead = json!([{ "id": "a", "title": "new", "rank": 0, "later": [5, 1.5], "deleted": true }]);
+    world.rows.seed(dead).unwrap();
+    world.sync().await;
+    world.resolve(Resolution::Keep).await;
+    world.sync().await;
+    assert_eq!(world.service(), ("alive".to_owned(), Some(5)));
+    assert!(world.client.pending().await.unwrap().is_empty());
+}
+
+async fn i16_equal_changes_agree_whatever_else_was_changed(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire, ConflictPolicy::Park).await;
+    world.notes.replace(Note { scroll: Some(4), ..note_of("a", "same") }).await.unwrap();
+    newer(&world.rows, "a", "same", 2);
+    world.sync().await;
+    assert!(world.client.pending().await.unwrap().is_empty(), "both sides want the same");
+    assert_eq!((world.service(), world.scroll().await), (("same".to_owned(), Some(2)), Some(4)));
+}
+
+async fn i16_a_remote_replace_keeps_what_this_build_does_not_know(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire, ConflictPolicy::Park).await;
+    let remote = world.client.remote_table::<Note>();
+    let row = remote.get("a").await.unwrap().unwrap().map(|note| Note { title: "straight".to_owned(), ..note });
+    let row = remote.replace(&row).await.unwrap();
+    assert_eq!(world.service(), ("straight".to_owned(), Some(1)));
+    remote.replace(&row.map(|note| Note { rank: 7, ..note })).await.unwrap();
+    assert_eq!((there(&world.rows, "a")["rank"].clone(), world.service().1), (json!(7), Some(1)), "from the answer");
+    let listed = remote.query().to_vec().await.unwrap().pop().unwrap();
+    remote.replace(&listed.map(|note| Note { rank: 8, ..note })).await.unwrap();
+    assert_eq!((there(&world.rows, "a")["rank"].clone(), world.service().1), (json!(8), Some(1)), "from a query");
+}
+
+async fn i16_a_restored_loser_leaves_newer_fields(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire, ConflictPolicy::ServerWins).await;
+    world.notes.replace(Note { scroll: Some(1), ..note_of("a", "ours") }).await.unwrap();
+    newer(&world.rows, "a", "theirs", 2);
+    world.sync().await;
+    let loser = world.client.settled_losers().await.unwrap().pop().unwrap();
+    assert_eq!(loser.entity::<Note>().unwrap().title, "ours");
+    world.client.restore_loser(loser.id).await.unwrap();
+    world.sync().await;
+    assert_eq!((world.service(), world.scroll().await), (("ours".to_owned(), Some(2)), Some(1)));
+}
+
+async fn i16_local_fields_survive_discards_and_resolutions(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire, ConflictPolicy::Park).await;
+    let scrolled = |title: &str, scroll| Note { scroll: Some(scroll), ..note_of("a", title) };
+    // A discarded edit.
+    world.notes.replace(scrolled("draft", 1)).await.unwrap();
+    world.client.discard("note", "a").await.unwrap();
+    assert_eq!(world.scroll().await, Some(1));
+    // A discarded edit on a copy that a success has brought.
+    world.exchange.fault(changes, Fault::AnswerLost);
+    world.notes.replace(scrolled("sent", 2)).await.unwrap();
+    world.notes.push_items().await.unwrap();
+    world.notes.replace(scrolled("behind", 3)).await.unwrap();
+    world.exchange.fault(changes, Fault::None);
+    world.exchange.fault(changes, Fault::Status(500));
+    world.notes.push_items().await.unwrap();
+    world.client.discard("note", "a").await.unwrap();
+    assert_eq!(world.scroll().await, Some(3));
+    // A discarded deletion, and one that lost.
+    world.notes.delete("a").await.unwrap();
+    world.client.discard("note", "a").await.unwrap();
+    assert_eq!(world.scroll().await, Some(3));
+    for resolution in [Resolution::Take, Resolution::Merged(note_of("a", "merged"))] {
+        world.notes.delete("a").await.unwrap();
+        newer(&world.rows, "a", "theirs", 2);
+        world.sync().await;
+        world.resolve(resolution).await;
+        assert_eq!(world.scroll().await, Some(3));
+        world.sync().await;
+        assert_eq!(world.scroll().await, Some(3));
+    }
+    // A deletion that was to be sent again, met another change, and was discarded.
+    world.notes.delete("a").await.unwrap();
+    newer(&world.rows, "a", "once", 3);
+    world.sync().await;
+    world.resolve(Resolution::Keep).await;
+    world.client.discard("note", "a").await.unwrap();
+    assert_eq!(world.scroll().await, Some(3));
+    // What a person wrote who saw both sides is about what is sent.
+    world.notes.replace(scrolled("ours", 4)).await.unwrap();
+    newer(&world.rows, "a", "twice", 4);
+    world.sync().await;
+    world.resolve(Resolution::Merged(note_of("a", "both"))).await;
+    assert_eq!(world.scroll().await, Some(4));
+    world.sync().await;
+    assert_eq!((world.service(), world.scroll().await), (("both".to_owned(), Some(4)), Some(4)));
+}
+
+async fn i16_what_a_tool_changes_is_a_change(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire, ConflictPolicy::ClientWins).await;
+    let plain = world.client.offline_table_dyn("note").unwrap();
+    let mut row = plain.get("a").await.unwrap().unwrap();
+    row["later"] = json!([9, 1.5]);
+    row["more"] = json!(true);
+    plain.replace(row).await.unwrap();
+    newer(&world.rows, "a", "theirs", 2);
+    world.sync().await;
+    assert_eq!(world.service().1, Some(9), "it was changed here too, and this side wins");
+    assert_eq!(there(&world.rows, "a")["more"], json!(true));
+}
+
+const POLICIES: &[&str] = &[
+    "[sync]\nconflict = 'park'",
+    "[sync]\nconflict = 'client-wins'",
+    "[sync]\nconflict = 'server-wins'",
+    "[sync]\nconflict = 'last-writer-wins'",
+    "[sync]\nconflict = 'merge'\nfallback = 'client-wins'",
+    "[sync]\nconflict = 'merge'\nfallback = 'server-wins'",
+];
+
+/// A device, and a newer release of the app elsewhere; steps are drawn from a seed.
+struct History<S> {
+    rows: MemoryRepository,
+    exchange: RouterExchange,
+    clock: StillClock,
+    store: S,
+    config: &'static str,
+    client: DatasyncClient,
+    /// What was last written to `later` of each row.
+    later: BTreeMap<String, u64>,
+    /// What the device last set `scroll` to, of the rows that it has not let go.
+    scroll: BTreeMap<String, u32>,
+    count: u32,
+    /// Which changes of the device a test is to look at: that something was tested.
+    reached: BTreeMap<&'static str, u64>,
+    log: Vec<String>,
+}
+
+impl<S: Store + Clone> History<S> {
+    async fn new(store: S, wire: Wire, config: &'static str, seed: u64) -> History<S> {
+        let clock = StillClock::new(seed);
+        let rows = MemoryRepository::with_clock(clock.clone());
+        let table = TableOptions::of::<Note>().soft_delete(true).schemaless(true);
+        let service = DatasyncService::builder().extensions(wire.extended()).clock(clock.clone());
+        let router: Router = service.table(table, rows.clone()).build().unwrap();
+        let exchange = RouterExchange::new(router);
+        let client = History::client(&store, &exchange, &clock, config).await;
+        let (later, scroll, reached, log) = Default::default();
+        let log: Vec<String> = log;
+        History { rows, exchange, clock, store, config, client, later, scroll, count: 0, reached, log }
+    }
+
+    async fn client(store: &S, exchange: &RouterExchange, clock: &StillClock, config: &str) -> DatasyncClient {
+        let transport = HttpTransport::builder("http://service").retries(0).clock(clock.clone());
+        let builder = DatasyncClient::builder()
+            .store(store.clone())
+            .transport(transport.exchange(exchange.clone()).build().unwrap())
+            .clock(clock.clone())
+            .config(SyncConfig::from_toml(config).unwrap());
+        builder.table::<Note>().build().await.unwrap()
+    }
+
+    fn draw(&self, most: u64) -> u64 {
+        self.clock.random() % most
+    }
+
+    fn table(&self) -> OfflineTable<Note> {
+        self.client.offline_table()
+    }
+
+    fn next(&mut self) -> u32 {
+        self.count += 1;
+        self.count
+    }
+
+    fn mark(&mut self, what: &'static str) {
+        *self.reached.entry(what).or_default() += 1;
+        self.log.push(what.to_owned());
+    }
+
+    async fn step(&mut self) {
+        let id = ["x", "y"][self.draw(2) as usize].to_owned();
+        self.log.push(format!("row {id}"));
+        match self.draw(20) {
+            0..=4 => self.edit(id).await,
+            5..=8 => self.elsewhere(id),
+            9..=12 => {
+                let faults = [Fault::None, Fault::None, Fault::AnswerLost, Fault::Lost, Fault::Refused];
+                let fault = faults[self.draw(5) as usize];
+                self.exchange.fault(changes, fault);
+                self.mark("push");
+                self.log.push(format!("  {fault:?}"));
+                drop(self.client.push_tables(Tables::all()).await);
+                self.exchange.clear_faults();
+            }
+            13 => {
+                self.mark("pull");
+                let table = self.table();
+                let pulled = datasync_core::client::PullOptions::default().no_push();
+                table.pull_items(pulled).await.unwrap();
+            }
+            14 => {
+                if self.client.discard("note", &id).await.is_ok() {
+                    self.mark("discard");
+                }
+            }
+            15..=16 => self.resolve().await,
+            17 => {
+                // A body comes back as it was where its row is gone.
+                if let Some(loser) = self.client.settled_losers().await.unwrap().pop()
+                    && self.table().get(&*loser.key.id).await.unwrap().is_some()
+                {
+                    self.mark("restore");
+                    self.client.restore_loser(loser.id).await.unwrap();
+                }
+            }
+            18 => self.straight(id).await,
+            _ => {
+                self.clock.advance(jiff::SignedDuration::from_millis(1_500));
+                self.client = History::client(&self.store, &self.exchange, &self.clock, self.config).await;
+                self.mark("restart");
+            }
+        }
+        self.clock.advance(jiff::SignedDuration::from_millis(10));
+    }
+
+    async fn edit(&mut self, id: String) {
+        let (table, number) = (self.table(), self.next());
+        let note = Note { scroll: Some(number), ..note_of(&id, &format!("here {number}")) };
+        match table.get(&id).await.unwrap() {
+            None => {
+                self.mark("insert");
+                table.insert(note).await.unwrap();
+            }
+            Some(_) if self.draw(3) == 0 => {
+                self.mark("delete");
+                let pending = self.client.pending().await.unwrap();
+                if pending.iter().any(|change| *change.id == *id && change.kind == OperationKind::Insert) {
+                    // Nothing is left of a row that the service has perhaps never had.
+                    self.scroll.remove(&id);
+                }
+                table.delete(&id).await.unwrap();
+                return;
+            }
+            Some(known) if self.draw(3) == 0 => {
+                self.mark("scroll");
+                table.replace(Note { scroll: Some(number), ..known }).await.unwrap();
+            }
+            Some(_) => {
+                self.mark("replace");
+                table.replace(note).await.unwrap();
+            }
+        }
+        self.scroll.insert(id, number);
+    }
+
+    fn elsewhere(&mut self, id: String) {
+        let number = self.next();
+        let known = self.rows.rows().into_iter().find(|row| *row.id == *id);
+        let mut body = known.map_or(json!({ "id": id, "title": "new", "rank": 0 }), |row| {
+            serde_json::from_slice(row.record.body.as_bytes()).unwrap()
+        });
+        body["later"] = json!([number, 1.5]);
+        match self.draw(4) {
+            0 => {}
+            1 => body["deleted"] = json!(true),
+            _ => body["title"] = json!(format!("there {number}")),
+        }
+        self.mark("elsewhere");
+        self.log.push(format!("  {body}"));
+        self.rows.seed(json!([body])).unwrap();
+        self.later.insert(id, u64::from(number));
+    }
+
+    async fn resolve(&mut self) {
+        let Some(conflict) = self.client.conflicts().await.unwrap().pop() else { return };
+        let number = self.next();
+        let resolution = match self.draw(4) {
+            0 => Resolution::Take,
+            1 => Resolution::Merged(note_of(conflict.id(), &format!("both {number}"))),
+            _ => Resolution::Keep,
+        };
+        self.log.push(format!("{resolution:?} {}", conflict.id()));
+        self.mark("resolve");
+        self.client.resolve(&conflict, resolution).await.unwrap();
+    }
+
+    /// An edit of the row on the service itself.
+    async fn straight(&mut self, id: String) {
+        let number = self.next();
+        let remote = self.client.remote_table::<Note>();
+        if let Some(row) = remote.get(&id).await.unwrap() {
+            self.mark("straight");
+            remote.replace(&row.map(|note| Note { title: format!("straight {number}"), ..note })).await.unwrap();
+        }
+    }
+
+    async fn check(&mut self) {
+        for row in self.rows.rows() {
+            let body: Value = serde_json::from_slice(row.record.body.as_bytes()).unwrap();
+            let newest = self.later.get(&*row.id).copied();
+            assert_eq!(later(&body), newest, "the service has {body}\n{}", self.log.join("\n"));
+            assert!(body.get("scroll").is_none(), "{body}");
+        }
+        let pending = self.client.pending().await.unwrap();
+        for id in ["x", "y"] {
+            match self.table().get(id).await.unwrap() {
+                Some(note) => {
+                    if let Some(set) = self.scroll.get(id) {
+                        assert_eq!(note.scroll, Some(*set), "{note:?}\n{}", self.log.join("\n"));
+                    }
+                }
+                None if pending.iter().any(|change| &*change.id == id) => {}
+                None => drop(self.scroll.remove(id)),
+            }
+        }
+    }
+
+    async fn end(&mut self) {
+        for _ in 0..8 {
+            while let Some(conflict) = self.client.conflicts().await.unwrap().pop() {
+                self.client.resolve(&conflict, Resolution::<Note>::Keep).await.unwrap();
+            }
+            self.client.push_tables(Tables::all()).await.unwrap();
+            self.table().pull_items(self.table().query()).await.unwrap();
+            self.check().await;
+        }
+        assert!(self.client.pending().await.unwrap().is_empty(), "{}", self.log.join("\n"));
+        let plain = self.client.offline_table_dyn("note").unwrap();
+        for row in self.rows.rows().iter().filter(|row| !row.record.deleted) {
+            let here = plain.get(&row.id).await.unwrap().unwrap();
+            assert_eq!(later(&here), self.later.get(&*row.id).copied(), "{}", self.log.join("\n"));
+        }
+    }
+}
+
+async fn histories<S: Store + Clone>(make: impl Fn() -> S, seeds: u64) {
+    let mut reached: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for seed in 0..seeds {
+        for wire in [Wire::Original, Wire::Extended] {
+            for (number, config) in POLICIES.iter().enumerate() {
+                let mut history = History::new(make(), wire, config, seed * 100 + number as u64).await;
+                history.log.push(format!("{config:?} {wire:?} seed {seed}"));
+                for _ in 0..40 {
+                    history.step().await;
+                    history.check().await;
+                }
+                history.end().await;
+                for (what, times) in history.reached {
+                    *reached.entry(what).or_default() += times;
+                }
+            }
+        }
+    }
+    let wanted = ["insert", "delete", "scroll", "replace", "discard", "resolve", "restore", "straight", "restart"];
+    assert!(wanted.iter().all(|what| reached.get(what).is_some_and(|times| *times > seeds)), "{reached:?}");
+}
+
+#[tokio::test]
+async fn i16_fields_survive_every_history_over_memory() {
+    histories(MemoryStore::new, 12).await;
+}
+
+#[tokio::test]
+async fn i16_fields_survive_every_history_over_redb() {
+    let make = || RedbStore::builder().open_backend(redb::backends::InMemoryBackend::new()).unwrap();
+    histories(make, 2).await;
+}
