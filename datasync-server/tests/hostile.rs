@@ -165,6 +165,35 @@ fn queries_that_are_none() {
     });
 }
 
+/// The limit is 64 KiB; what is longer is refused before it is read as a query.
+#[test]
+fn a_query_that_is_too_long_or_not_utf8_is_refused_with_a_word_and_the_service_goes_on() {
+    beside_an_honest_client(64, |service| {
+        let filter = |bytes: usize| {
+            let option = "$filter=title%20eq%20'";
+            format!("{option}{}'", "x".repeat(bytes - option.len() - 1))
+        };
+        let path = "/tables/notes?";
+        // The longest target that the service takes in one piece is of 65,534 bytes.
+        assert_eq!(service.get(&format!("{path}{}", filter(65_534 - path.len()))), Some(200));
+        for bytes in [65_535 - path.len(), 64 * 1024, 64 * 1024 + 1, 70_000, 100_000] {
+            assert_eq!(service.get(&format!("{path}{}", filter(bytes))), Some(414), "{bytes} bytes");
+        }
+        let quoted =
+            ["'%ff'", "'a%C3'", "'%C3%28'", "'%ED%A0%80'", "'%F4%90%80%80'", "'%c0%af'", "('%80')", "'%00%fe'"];
+        for text in quoted {
+            for path in [format!("{path}$filter=title%20eq%20{text}"), format!("{path}$filter=title%20in%20({text})")] {
+                let (head, answer) = service.send("GET", &path, "");
+                assert!(head.starts_with("HTTP/1.1 400"), "{path}: {head}");
+                assert!(answer.contains("not UTF-8 (at byte 8)"), "{path}: {answer}");
+            }
+        }
+        // The bytes themselves, as no client should send them.
+        let raw = b"GET /tables/notes?$filter=title%20eq%20'\xff' HTTP/1.1\r\nhost: h\r\n\r\n";
+        assert_eq!(service.status(&[raw]), Some(400));
+    });
+}
+
 #[test]
 fn ids_with_every_byte() {
     beside_an_honest_client(64, |service| {
