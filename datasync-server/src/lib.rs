@@ -20,6 +20,7 @@ mod body;
 mod departures;
 mod error;
 mod handlers;
+mod head;
 mod listeners;
 mod memory;
 mod options;

@@ -3,7 +3,12 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Extension, Router};
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -16,7 +21,10 @@ use tokio::{
 };
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
-use crate::listeners::Stopping;
+use crate::{
+    head::{Lines, told},
+    listeners::Stopping,
+};
 
 /// What one client may take from the others.
 #[derive(Clone, Copy, Debug)]
@@ -121,11 +129,14 @@ async fn accept(
 fn serve(stream: TcpStream, router: &Router, limits: Limits, connections: &Connections, place: OwnedSemaphorePermit) {
     // Answers are written at once; without it they wait for a network that acknowledges late.
     let _ = stream.set_nodelay(true);
+    let (lines, ends) = Lines::new(stream);
+    let router = TowerToHyperService::new(router.clone());
+    let service = service_fn(move |request: Request<Incoming>| router.call(request.map(|body| told(body, &ends))));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.silence)
         .max_buf_size(LONGEST_HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        .serve_connection(TokioIo::new(lines), service);
     let watched = connections.graceful.watch(connection);
     let mut close = connections.close.subscribe();
     tokio::spawn(async move {
@@ -172,6 +183,57 @@ mod tests {
         let half = say(&server, &WHOLE[..WHOLE.len() - 1]).await;
         assert!(half.starts_with("HTTP/1.1 4"), "{half}");
         assert!(say(&server, WHOLE).await.ends_with("\r\n\r\nok"));
+    }
+
+    /// The status of each answer.
+    fn statuses(answers: &str) -> Vec<&str> {
+        answers.match_indices("HTTP/1.1 ").map(|(at, found)| &answers[at + found.len()..at + found.len() + 3]).collect()
+    }
+
+    #[tokio::test]
+    async fn a_first_line_that_is_too_long_is_read_to_its_end_and_answered_wherever_it_stands() {
+        let server = start(LIMITS).await;
+        let one = WHOLE.replace("connection: close\r\n", "");
+        // A line in a body is none of a head, however long it is.
+        let body = "x".repeat(300_000);
+        let post = format!("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let chunked = "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+        for length in [60_000, 65_530, 65_540, 66_100, 131_072, 1_000_000, 3_000_000] {
+            let line = format!("POST /?{} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n", "a".repeat(length));
+            let last = if length > 65_531 { "414" } else { "200" };
+            for before in [vec![], vec![&*one], vec![&*post], vec![chunked], vec![&*one, &*post, chunked, &*post]] {
+                let mut stream = TcpStream::connect(server.address()).await.unwrap();
+                let mut answers = String::new();
+                for (number, request) in before.iter().enumerate() {
+                    stream.write_all(request.as_bytes()).await.unwrap();
+                    // The next request is sent when the service has read this one.
+                    while statuses(&answers).len() <= number {
+                        let mut bytes = vec![0; 1 << 20];
+                        let read = stream.read(&mut bytes).await.unwrap();
+                        assert!(read > 0, "{answers}");
+                        answers.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+                    }
+                }
+                stream.write_all(line.as_bytes()).await.unwrap();
+                stream.read_to_string(&mut answers).await.unwrap();
+                let wanted: Vec<&str> = before.iter().map(|_| "200").chain([last]).collect();
+                assert_eq!(statuses(&answers), wanted, "{length} bytes behind {} requests", before.len());
+            }
+        }
+        assert!(say(&server, WHOLE).await.ends_with("\r\n\r\nok"), "it goes on");
+    }
+
+    #[tokio::test]
+    async fn a_first_line_without_an_end_is_not_read_for_ever() {
+        let server = start(LIMITS).await;
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        let some = vec![b'a'; 1 << 20];
+        let mut sent = 0;
+        while sent < 1_000 && stream.write_all(&some).await.is_ok() {
+            sent += 1;
+        }
+        assert!(sent < 100, "{sent} MiB were taken");
+        assert!(say(&server, WHOLE).await.ends_with("\r\n\r\nok"), "it goes on");
     }
 
     #[tokio::test]

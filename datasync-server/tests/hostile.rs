@@ -136,7 +136,7 @@ fn queries_that_are_none() {
     beside_an_honest_client(64, |service| {
         let filter = "a".repeat(1024 * 1024);
         let long = service.get(&format!("/tables/notes?$filter={filter}"));
-        assert!(matches!(long, None | Some(400 | 414 | 431)), "a filter of 1 MB: {long:?}");
+        assert_eq!(long, Some(414), "a filter of 1 MB");
         for part in ["(", "not%20", "a%20or%20", "id%20eq%20'", "1%20add%20", "concat("] {
             let count = 60_000 / part.len();
             let filter = service.get(&format!("/tables/notes?$filter={}", part.repeat(count)));
@@ -176,7 +176,7 @@ fn a_query_that_is_too_long_or_not_utf8_is_refused_with_a_word_and_the_service_g
         let path = "/tables/notes?";
         // The longest target that the service takes in one piece is of 65,534 bytes.
         assert_eq!(service.get(&format!("{path}{}", filter(65_534 - path.len()))), Some(200));
-        for bytes in [65_535 - path.len(), 64 * 1024, 64 * 1024 + 1, 70_000, 100_000] {
+        for bytes in [65_535 - path.len(), 64 * 1024, 64 * 1024 + 1, 70_000, 100_000, 1_000_000] {
             assert_eq!(service.get(&format!("{path}{}", filter(bytes))), Some(414), "{bytes} bytes");
         }
         let quoted =
