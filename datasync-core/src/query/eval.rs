@@ -157,7 +157,7 @@ impl Evaluator {
     }
 }
 
-/// Reads some fields of a row, and nothing else.
+/// Reads some fields of a row, and nothing else: what lies behind the last of them is not looked at.
 pub(super) fn read<'r>(
     needed: &[(String, FieldKind)],
     id: &str,
@@ -166,42 +166,49 @@ pub(super) fn read<'r>(
     if needed.is_empty() {
         return Ok(Vec::new());
     }
+    let mut found = Found { needed, values: vec![None; needed.len()], missing: needed.len() };
     let mut deserializer = serde_json::Deserializer::from_slice(record.body);
-    Needed(needed).deserialize(&mut deserializer).map_err(|error| {
-        // The words of the error may hold what the user wrote (I21); its place does not.
-        let (line, column) = (error.line(), error.column());
-        QueryError::new(format!("the row `{id}` is not a JSON object (line {line}, column {column})"))
-    })
-}
-
-struct Needed<'n>(&'n [(String, FieldKind)]);
-
-impl<'de> DeserializeSeed<'de> for Needed<'_> {
-    type Value = Vec<Value<'de>>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Value<'de>>, D::Error> {
-        deserializer.deserialize_map(self)
+    match deserializer.deserialize_map(&mut found) {
+        // What was left unread is an error to the deserializer.
+        Err(error) if found.missing > 0 => {
+            // The words of the error may hold what the user wrote (I21); its place does not.
+            let (line, column) = (error.line(), error.column());
+            Err(QueryError::new(format!("the row `{id}` is not a JSON object (line {line}, column {column})")))
+        }
+        _ => Ok(found.values.into_iter().map(|value| value.unwrap_or(Value::Null)).collect()),
     }
 }
 
-impl<'de> Visitor<'de> for Needed<'_> {
-    type Value = Vec<Value<'de>>;
+/// The fields that are needed, and what was found of them so far.
+struct Found<'n, 'de> {
+    needed: &'n [(String, FieldKind)],
+    values: Vec<Option<Value<'de>>>,
+    missing: usize,
+}
+
+impl<'de> Visitor<'de> for &mut Found<'_, 'de> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Value<'de>>, A::Error> {
-        let mut values = vec![Value::Null; self.0.len()];
-        while let Some(slot) = map.next_key_seed(Wanted(self.0))? {
-            match slot.and_then(|slot| Some((values.get_mut(slot)?, self.0.get(slot)?))) {
-                Some((value, (_, kind))) => *value = Value::of_json(kind, map.next_value::<&RawValue>()?),
-                None => {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while self.missing > 0
+            && let Some(slot) = map.next_key_seed(Wanted(self.needed))?
+        {
+            match slot.and_then(|slot| Some((self.values.get_mut(slot)?, self.needed.get(slot)?))) {
+                // Of two members of one name the first counts.
+                Some((value @ None, (_, kind))) => {
+                    *value = Some(Value::of_json(kind, map.next_value::<&RawValue>()?));
+                    self.missing -= 1;
+                }
+                _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
         }
-        Ok(values)
+        Ok(())
     }
 }
 

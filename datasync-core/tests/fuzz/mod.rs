@@ -113,7 +113,11 @@ pub(crate) fn row(bytes: &[u8]) {
     let record = record(bytes);
     let judged = evaluator.evaluate("1", &record);
     let keys = index_keys(&SCHEMA, "1", &record);
-    assert_eq!(judged.is_err(), keys.is_err(), "{:?}", String::from_utf8_lossy(bytes));
+    // What lies behind the fields that each of them reads is not looked at.
+    if let Ok(json) = serde_json::from_slice::<serde_json::Value>(bytes) {
+        let wrong = (!json.is_object(), !json.is_object());
+        assert_eq!((judged.is_err(), keys.is_err()), wrong, "{:?}", String::from_utf8_lossy(bytes));
+    }
     if let Err(error) = judged {
         let said = error.to_string();
         assert!(said.starts_with("the row `1` is not a JSON object (line "), "{said}");
