@@ -1,6 +1,7 @@
 //! A store in memory: for tests, and for apps that keep nothing.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashSet, btree_set},
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     row::{Record, Row, RowKey, SettledLoser},
     store::{
-        Clear, Cursor, DeltaToken, Direction, Head, Indexed, KeyBytes, KeysRequest, LinkedRequest, Note,
+        Clear, Cursor, DeltaToken, Direction, Head, Indexed, KeyBytes, KeyRange, KeysRequest, LinkedRequest, Note,
         OperationsRequest, Outdated, QueuedOperation, RowWrite, ScanPage, ScanRequest, ScopeKey, Store, StoreError,
         StoreErrorKind, TableSpec, WriteBatch,
     },
@@ -102,17 +103,17 @@ impl State {
 
     /// The records of a scan with their entries, from its cursor on.
     fn scanned<'s>(&'s self, request: &'s ScanRequest) -> Scanned<'s> {
-        match &request.index {
-            None => self.by_id(request),
-            Some(index) => self.by_index(request, index),
-        }
+        Box::new(request.ranges.iter().flat_map(move |range| match &request.index {
+            None => self.by_id(request, range),
+            Some(index) => self.by_index(request, range, index),
+        }))
     }
 
-    fn by_id<'s>(&'s self, request: &'s ScanRequest) -> Scanned<'s> {
+    fn by_id<'s>(&'s self, request: &'s ScanRequest, range: &'s KeyRange) -> Scanned<'s> {
         let key =
             |id: Arc<str>| RowKey { account: Arc::clone(&request.account), table: Arc::clone(&request.table), id };
         // The bytes of a bound need not be UTF-8: the scan begins at the text before it, and then compares.
-        let mut low = match &request.range.0 {
+        let mut low = match &range.0 {
             Bound::Included(bytes) | Bound::Excluded(bytes) => {
                 let text = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
                 Bound::Included(key(text.into()))
@@ -122,18 +123,17 @@ impl State {
         let next_table = format!("{}\0", request.table).into();
         let mut high = Bound::Excluded(RowKey { table: next_table, ..key("".into()) });
         if let Some(after) = &request.after {
-            let bound = if request.direction == Direction::Forward { &mut low } else { &mut high };
-            *bound = Bound::Excluded(key(Arc::clone(&after.id)));
+            go_on(request.direction, (&mut low, &mut high), key(Arc::clone(&after.id)));
         }
         if is_empty((&low, &high)) {
             return Box::new(std::iter::empty());
         }
-        let above = |id: &str| match &request.range.0 {
+        let above = |id: &str| match &range.0 {
             Bound::Included(least) => id.as_bytes() >= least.as_slice(),
             Bound::Excluded(least) => id.as_bytes() > least.as_slice(),
             Bound::Unbounded => true,
         };
-        let below = |id: &str| match &request.range.1 {
+        let below = |id: &str| match &range.1 {
             Bound::Included(most) => id.as_bytes() <= most.as_slice(),
             Bound::Excluded(most) => id.as_bytes() < most.as_slice(),
             Bound::Unbounded => true,
@@ -151,8 +151,8 @@ impl State {
         }
     }
 
-    fn by_index<'s>(&'s self, request: &'s ScanRequest, index: &Arc<str>) -> Scanned<'s> {
-        let entries = self.entries(request, index).into_iter().flatten().filter_map(|(key, id)| {
+    fn by_index<'s>(&'s self, request: &'s ScanRequest, range: &KeyRange, index: &Arc<str>) -> Scanned<'s> {
+        let entries = self.entries(request, range, index).into_iter().flatten().filter_map(move |(key, id)| {
             let (account, table) = (Arc::clone(&request.account), Arc::clone(&request.table));
             let stored = self.rows.get(&RowKey { account, table, id: Arc::clone(id) })?;
             stored.row.record.as_ref().map(|record| (key.clone(), Arc::clone(id), record))
@@ -163,26 +163,30 @@ impl State {
         }
     }
 
-    /// The entries of an index that a scan covers, from its cursor on.
-    fn entries(&self, request: &ScanRequest, index: &Arc<str>) -> Option<btree_set::Range<'_, Entry>> {
+    /// The entries of an index that a range of a scan covers, from its cursor on.
+    fn entries(
+        &self,
+        request: &ScanRequest,
+        range: &KeyRange,
+        index: &Arc<str>,
+    ) -> Option<btree_set::Range<'_, Entry>> {
         let name = (Arc::clone(&request.account), Arc::clone(&request.table), Arc::clone(index));
         let entries = self.indexes.get(&name)?;
         let first = |key: &KeyBytes| (key.clone(), Arc::from(""));
         // The least key behind a key is that key and a zero.
         let behind = |key: &KeyBytes| ([key.as_slice(), &[0]].concat(), Arc::from(""));
-        let mut low = match &request.range.0 {
+        let mut low = match &range.0 {
             Bound::Included(key) => Bound::Included(first(key)),
             Bound::Excluded(key) => Bound::Included(behind(key)),
             Bound::Unbounded => Bound::Unbounded,
         };
-        let mut high = match &request.range.1 {
+        let mut high = match &range.1 {
             Bound::Included(key) => Bound::Excluded(behind(key)),
             Bound::Excluded(key) => Bound::Excluded(first(key)),
             Bound::Unbounded => Bound::Unbounded,
         };
         if let Some(Cursor { key, id }) = request.after.clone() {
-            let bound = if request.direction == Direction::Forward { &mut low } else { &mut high };
-            *bound = Bound::Excluded((key, id));
+            go_on(request.direction, (&mut low, &mut high), (key, id));
         }
         (!is_empty((&low, &high))).then(|| entries.range((low, high)))
     }
@@ -193,6 +197,18 @@ type Scanned<'s> = Box<dyn Iterator<Item = (KeyBytes, Arc<str>, &'s Record)> + '
 
 fn keeps(request: &ScanRequest, id: &str, record: &Record) -> Result<bool, StoreError> {
     request.filter.as_ref().map_or(Ok(true), |filter| filter.keeps(id, record.into()))
+}
+
+/// Leaves of a range what lies behind a place, in the direction of a scan.
+fn go_on<T: Ord>(direction: Direction, (low, high): (&mut Bound<T>, &mut Bound<T>), after: T) {
+    let (bound, beyond) = match direction {
+        Direction::Forward => (low, Ordering::Greater),
+        Direction::Backward => (high, Ordering::Less),
+    };
+    match bound {
+        Bound::Included(key) | Bound::Excluded(key) if (*key).cmp(&after) == beyond => {}
+        bound => *bound = Bound::Excluded(after),
+    }
 }
 
 /// Whether nothing can lie between two bounds. A tree takes them for a mistake of the program.
@@ -257,7 +273,8 @@ impl Store for MemoryStore {
     async fn count(&self, request: &ScanRequest) -> Result<u64, StoreError> {
         let state = self.state()?;
         if let (Some(index), None) = (&request.index, &request.filter) {
-            return Ok(state.entries(request, index).map_or(0, Iterator::count) as u64);
+            let entries = request.ranges.iter().filter_map(|range| state.entries(request, range, index));
+            return Ok(entries.map(|entries| entries.count() as u64).sum());
         }
         let mut count = 0;
         for (_, id, record) in state.scanned(request) {

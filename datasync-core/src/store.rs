@@ -147,6 +147,9 @@ impl fmt::Debug for DeltaToken {
 /// The bytes of a key of an index; their order is the order of the index.
 pub type KeyBytes = Vec<u8>;
 
+/// A range of keys of an index, or of the bytes of ids.
+pub type KeyRange = (Bound<KeyBytes>, Bound<KeyBytes>);
+
 /// The order of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -165,8 +168,9 @@ pub struct ScanRequest {
     pub table: Arc<str>,
     /// The index to follow, by the text of [`TableSpec::indexes`]; `None` for the order of ids.
     pub index: Option<Arc<str>>,
-    /// The range of index keys, or of the bytes of ids.
-    pub range: (Bound<KeyBytes>, Bound<KeyBytes>),
+    /// The ranges, none of which overlaps another, in the direction of the scan: backward the greatest is the first. One
+    /// that nothing can lie in is no error.
+    pub ranges: Vec<KeyRange>,
     /// The direction.
     pub direction: Direction,
     /// Goes on behind the end of an earlier page.

@@ -1,13 +1,14 @@
 //! Scans: some of the records of a table, by id or by index.
 
 use std::{
+    cmp::Ordering,
     ops::{Bound, ControlFlow},
     sync::Arc,
 };
 
 use datasync_core::{
     row::{RecordRef, RowKey},
-    store::{Cursor, Direction, LinkedRequest, ScanPage, ScanRequest, StoreError, StoreErrorKind},
+    store::{Cursor, Direction, KeyRange, LinkedRequest, ScanPage, ScanRequest, StoreError, StoreErrorKind},
 };
 use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable};
 
@@ -41,51 +42,57 @@ fn as_slices(bounds: &Bounds) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (bounds.0.as_ref().map(Vec::as_slice), bounds.1.as_ref().map(Vec::as_slice))
 }
 
-/// What of a table or an index a scan covers, from its cursor on.
-fn of_ids(request: &ScanRequest, prefix: &[u8]) -> Bounds {
-    let mut low = match &request.range.0 {
+/// Leaves of a range what lies behind a place, in the direction of a scan.
+fn go_on(direction: Direction, (low, high): &mut Bounds, after: Vec<u8>) {
+    let (bound, beyond) = match direction {
+        Direction::Forward => (low, Ordering::Greater),
+        Direction::Backward => (high, Ordering::Less),
+    };
+    match bound {
+        Bound::Included(key) | Bound::Excluded(key) if (*key).cmp(&after) == beyond => {}
+        bound => *bound = Bound::Excluded(after),
+    }
+}
+
+/// What of a table or an index a range of a scan covers, from its cursor on.
+fn of_ids(request: &ScanRequest, range: &KeyRange, prefix: &[u8]) -> Bounds {
+    let low = match &range.0 {
         Bound::Included(id) => Bound::Included(prefixed(prefix, id)),
         Bound::Excluded(id) => Bound::Excluded(prefixed(prefix, id)),
         Bound::Unbounded => Bound::Included(prefix.to_vec()),
     };
-    let mut high = match &request.range.1 {
+    let high = match &range.1 {
         Bound::Included(id) => Bound::Included(prefixed(prefix, id)),
         Bound::Excluded(id) => Bound::Excluded(prefixed(prefix, id)),
         Bound::Unbounded => keys::behind(prefix.to_vec()).map_or(Bound::Unbounded, Bound::Excluded),
     };
+    let mut bounds = (low, high);
     if let Some(after) = &request.after {
-        let after = Bound::Excluded(prefixed(prefix, after.id.as_bytes()));
-        match request.direction {
-            Direction::Forward => low = after,
-            Direction::Backward => high = after,
-        }
+        go_on(request.direction, &mut bounds, prefixed(prefix, after.id.as_bytes()));
     }
-    (low, high)
+    bounds
 }
 
-fn of_index(request: &ScanRequest, number: u32, prefix: &[u8]) -> Bounds {
+fn of_index(request: &ScanRequest, range: &KeyRange, number: u32, prefix: &[u8]) -> Bounds {
     // Every entry of a key begins with the key and its end; every entry of a greater key is behind all of those.
     let whole = |key: &[u8]| prefixed(&prefixed(prefix, &keys::escaped(key)), &[0, 1]);
     let behind = |key: Vec<u8>| keys::behind(key).map_or(Bound::Unbounded, Bound::Included);
-    let mut low = match &request.range.0 {
+    let low = match &range.0 {
         Bound::Included(key) => Bound::Included(whole(key)),
         Bound::Excluded(key) => behind(whole(key)),
         Bound::Unbounded => Bound::Included(prefix.to_vec()),
     };
     let before = |key: Vec<u8>| keys::behind(key).map_or(Bound::Unbounded, Bound::Excluded);
-    let mut high = match &request.range.1 {
+    let high = match &range.1 {
         Bound::Included(key) => before(whole(key)),
         Bound::Excluded(key) => Bound::Excluded(whole(key)),
         Bound::Unbounded => before(prefix.to_vec()),
     };
+    let mut bounds = (low, high);
     if let Some(after) = &request.after {
-        let after = Bound::Excluded(keys::entry(number, &request.account, &after.key, &after.id));
-        match request.direction {
-            Direction::Forward => low = after,
-            Direction::Backward => high = after,
-        }
+        go_on(request.direction, &mut bounds, keys::entry(number, &request.account, &after.key, &after.id));
     }
-    (low, high)
+    bounds
 }
 
 /// redb takes a range whose start lies behind its end for a mistake of the program.
@@ -136,12 +143,14 @@ fn walk(
     let mut row_key = keys::table(&request.account, &request.table);
     let prefix = row_key.len();
     let Some(index) = &request.index else {
-        for entry in entries(&rows, &of_ids(request, &row_key), request.direction)? {
-            let (key, value) = entry?;
-            let Some(record) = codec::decode_record(value.value())? else { continue };
-            let id = text(key.value().get(prefix..).unwrap_or_default())?;
-            if look(&[], id, record)?.is_break() {
-                break;
+        for range in &request.ranges {
+            for entry in entries(&rows, &of_ids(request, range, &row_key), request.direction)? {
+                let (key, value) = entry?;
+                let Some(record) = codec::decode_record(value.value())? else { continue };
+                let id = text(key.value().get(prefix..).unwrap_or_default())?;
+                if look(&[], id, record)?.is_break() {
+                    return Ok(Some(()));
+                }
             }
         }
         return Ok(Some(()));
@@ -149,16 +158,18 @@ fn walk(
     let number = number(shared, &request.table, index)?;
     let index_prefix = keys::index(number, &request.account);
     let index = table!(transaction, INDEX);
-    for entry in entries(&index, &of_index(request, number, &index_prefix), request.direction)? {
-        let entry = entry?;
-        let (index_key, id) = keys::split_entry(entry.0.value(), index_prefix.len())?;
-        row_key.truncate(prefix);
-        row_key.extend_from_slice(id);
-        let row = rows.get(row_key.as_slice()).map_err(failed)?;
-        let row = row.ok_or_else(|| corrupted("an entry of an index has no row"))?;
-        let Some(record) = codec::decode_record(row.value())? else { continue };
-        if look(index_key, text(id)?, record)?.is_break() {
-            break;
+    for range in &request.ranges {
+        for entry in entries(&index, &of_index(request, range, number, &index_prefix), request.direction)? {
+            let entry = entry?;
+            let (index_key, id) = keys::split_entry(entry.0.value(), index_prefix.len())?;
+            row_key.truncate(prefix);
+            row_key.extend_from_slice(id);
+            let row = rows.get(row_key.as_slice()).map_err(failed)?;
+            let row = row.ok_or_else(|| corrupted("an entry of an index has no row"))?;
+            let Some(record) = codec::decode_record(row.value())? else { continue };
+            if look(index_key, text(id)?, record)?.is_break() {
+                return Ok(Some(()));
+            }
         }
     }
     Ok(Some(()))
@@ -211,10 +222,12 @@ pub(crate) fn count(
     let mut count = 0;
     if let (Some(index), None) = (&request.index, &request.filter) {
         let number = number(shared, &request.table, index)?;
-        let bounds = of_index(request, number, &keys::index(number, &request.account));
-        for entry in entries(&table!(transaction, INDEX), &bounds, request.direction)? {
-            entry?;
-            count += 1;
+        let (index, prefix) = (table!(transaction, INDEX), keys::index(number, &request.account));
+        for range in &request.ranges {
+            for entry in entries(&index, &of_index(request, range, number, &prefix), request.direction)? {
+                entry?;
+                count += 1;
+            }
         }
         return Ok(Some(count));
     }

@@ -12,7 +12,7 @@ use datasync_core::{
         Body, Hold, LoserCause, Operation, OperationKind, Phase, Record, RecordRef, Row, RowKey, SettledLoser, Side,
     },
     store::{
-        Clear, DeltaToken, Direction, Indexed, KeysRequest, LinkedRequest, Note, OperationsRequest, Outdated,
+        Clear, DeltaToken, Direction, Indexed, KeyRange, KeysRequest, LinkedRequest, Note, OperationsRequest, Outdated,
         RecordFilter, RowWrite, ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
     },
 };
@@ -322,9 +322,12 @@ async fn everything(store: &dyn Store) -> String {
         all += &format!("{:?}", store.get(&keys).await.unwrap());
         for index in [None, Some(Arc::from(INDEX))] {
             for direction in [Direction::Forward, Direction::Backward] {
-                for range in ranges() {
+                for mut ranges in ranges() {
+                    if direction == Direction::Backward {
+                        ranges.reverse();
+                    }
                     let index = index.clone();
-                    let mut request = ScanRequest { index, range, direction, ..whole(table) };
+                    let mut request = ScanRequest { index, ranges, direction, ..whole(table) };
                     for filter in [None, Some(Arc::new(Odd) as Arc<dyn RecordFilter>)] {
                         request.filter = filter;
                         request.after = None;
@@ -385,7 +388,7 @@ fn whole(table: &str) -> ScanRequest {
         account: "".into(),
         table: table.into(),
         index: None,
-        range: (Bound::Unbounded, Bound::Unbounded),
+        ranges: vec![(Bound::Unbounded, Bound::Unbounded)],
         direction: Direction::Forward,
         after: None,
         limit: 2,
@@ -404,17 +407,26 @@ impl RecordFilter for Odd {
     }
 }
 
-type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
-
-fn ranges() -> Vec<Range> {
+fn ranges() -> Vec<Vec<KeyRange>> {
     let keys = [vec![], vec![0], vec![0, 0], vec![b'a'], vec![0xff]];
-    let mut ranges = vec![(Bound::Unbounded, Bound::Unbounded)];
+    let mut ranges = vec![vec![], vec![(Bound::Unbounded, Bound::Unbounded)]];
     for one in &keys {
         for other in &keys {
-            ranges.push((Bound::Included(one.clone()), Bound::Included(other.clone())));
-            ranges.push((Bound::Excluded(one.clone()), Bound::Excluded(other.clone())));
+            ranges.push(vec![(Bound::Included(one.clone()), Bound::Included(other.clone()))]);
+            ranges.push(vec![(Bound::Excluded(one.clone()), Bound::Excluded(other.clone()))]);
         }
-        ranges.push((Bound::Included(one.clone()), Bound::Unbounded));
+        ranges.push(vec![(Bound::Included(one.clone()), Bound::Unbounded)]);
     }
+    // Several: all keys one by one, what lies between them, and both with one that is empty.
+    ranges.push(keys.iter().map(|key| (Bound::Included(key.clone()), Bound::Included(key.clone()))).collect());
+    let pairs = keys.iter().zip(&keys[1..]);
+    ranges.push(pairs.map(|(low, high)| (Bound::Excluded(low.clone()), Bound::Excluded(high.clone()))).collect());
+    let mut ids = IDS.map(|id| id.as_bytes().to_vec());
+    ids.sort_unstable();
+    let pairs = ids.iter().zip(&ids[1..]).step_by(2);
+    let mut between: Vec<KeyRange> =
+        pairs.map(|(low, high)| (Bound::Included(low.clone()), Bound::Excluded(high.clone()))).collect();
+    between.insert(1, (Bound::Excluded(ids[1].clone()), Bound::Excluded(ids[1].clone())));
+    ranges.push(between);
     ranges
 }

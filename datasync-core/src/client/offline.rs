@@ -324,6 +324,9 @@ impl<E: SyncEntity, P: 'static> OfflineQuery<E, P> {
 
     /// The rows.
     ///
+    /// Up to 10,000 rows that are looked at are read as of one moment. More are read in parts, and a commit may come between
+    /// two of them; in a [`transaction`](super::DatasyncClient::transaction) all of them are as of one moment.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidQuery`](crate::error::ErrorKind::InvalidQuery), [`ErrorKind::InvalidEntity`](crate::error::ErrorKind::InvalidEntity), [`ErrorKind::Store`](crate::error::ErrorKind::Store).
@@ -331,7 +334,8 @@ impl<E: SyncEntity, P: 'static> OfflineQuery<E, P> {
         Ok(self.rows().await?.rows)
     }
 
-    /// The rows, and how many there are before `skip` and `top`.
+    /// The rows, and how many there are before `skip` and `top`. With a `top` they are counted first, and then read; a commit may
+    /// come between.
     ///
     /// # Errors
     ///

@@ -36,7 +36,7 @@ pub(super) async fn reindex(
         account: Arc::clone(account),
         table: Arc::clone(&spec.table),
         index: None,
-        range: (Bound::Unbounded, Bound::Unbounded),
+        ranges: vec![(Bound::Unbounded, Bound::Unbounded)],
         direction: Direction::Forward,
         after: None,
         limit: PAGE,
@@ -49,7 +49,7 @@ pub(super) async fn reindex(
     }
     if let (Some(done), Some(last)) = (&outdated.done, requests.last_mut()) {
         // Where it goes on is noted in the last account only: those before it are done.
-        last.range.0 = Bound::Excluded(done.as_bytes().to_vec());
+        last.ranges = vec![(Bound::Excluded(done.as_bytes().to_vec()), Bound::Unbounded)];
         requests.drain(..requests.len() - 1);
     }
     let mut left = 0;

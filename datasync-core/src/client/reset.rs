@@ -141,7 +141,7 @@ async fn count(engine: &Engine, what: &Clear) -> Result<u64, Error> {
             account: Arc::clone(&what.account),
             table: Arc::clone(table),
             index: None,
-            range: (Bound::Unbounded, Bound::Unbounded),
+            ranges: vec![(Bound::Unbounded, Bound::Unbounded)],
             direction: Direction::Forward,
             after: None,
             limit: 1,

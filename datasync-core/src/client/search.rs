@@ -1,6 +1,6 @@
 //! Local queries: a planned scan of the store, filtered where the rows lie, and ordered here.
 
-use std::{ops::Bound, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     client::invalid_query,
@@ -45,8 +45,8 @@ impl RecordFilter for Wanted {
 pub(super) struct Search {
     pub(super) evaluator: Evaluator,
     pub(super) access: Access,
-    /// The scan of a range; what is left to look at stands in its filter.
-    request: ScanRequest,
+    /// The scan; what is left to look at stands in its filter.
+    pub(super) request: ScanRequest,
 }
 
 impl Search {
@@ -76,17 +76,13 @@ impl Search {
             account: Arc::clone(account),
             table: Arc::clone(&table.name),
             index: access.index.clone(),
-            range: (Bound::Unbounded, Bound::Unbounded),
+            ranges: access.ranges.clone(),
             direction: access.direction,
             after: None,
             limit: CHUNK,
             filter,
         };
         Search { evaluator, access, request }
-    }
-
-    pub(super) fn requests(&self) -> impl Iterator<Item = ScanRequest> {
-        self.access.ranges.iter().map(|range| ScanRequest { range: range.clone(), ..self.request.clone() })
     }
 }
 
@@ -135,8 +131,7 @@ async fn first_rows(
     query: &QueryDescription,
     wanted: usize,
 ) -> Result<FirstRows<(Arc<str>, Record)>, Error> {
-    let search = Search::new(account, table, query)?;
-    let sorted = search.access.sorted;
+    let Search { evaluator, access: Access { sorted, .. }, mut request } = Search::new(account, table, query)?;
     let mut first = FirstRows::new(wanted);
     if wanted == 0 {
         return Ok(first);
@@ -147,28 +142,22 @@ async fn first_rows(
         Sorted::Groups => wanted.saturating_add(1).min(CHUNK),
         Sorted::Fully => wanted.min(CHUNK),
     };
-    for mut request in search.requests() {
-        loop {
-            if sorted == Sorted::Fully && first.is_full() {
+    loop {
+        request.limit = limit;
+        limit = (limit * 2).min(CHUNK);
+        let page = engine.store.scan(&request).await?;
+        for (id, record) in page.records {
+            let key = evaluator.place(&id, &record).map_err(invalid_query)?;
+            if sorted == Sorted::Groups && first.is_behind(&key) {
                 return Ok(first);
             }
-            request.limit = limit;
-            limit = (limit * 2).min(CHUNK);
-            let page = engine.store.scan(&request).await?;
-            for (id, record) in page.records {
-                let key = search.evaluator.place(&id, &record).map_err(invalid_query)?;
-                if sorted == Sorted::Groups && first.is_behind(&key) {
-                    return Ok(first);
-                }
-                first.offer(key, (id, record));
-            }
-            match page.next {
-                Some(cursor) => request.after = Some(cursor),
-                None => break,
-            }
+            first.offer(key, (id, record));
+        }
+        match page.next {
+            Some(cursor) if sorted != Sorted::Fully || !first.is_full() => request.after = Some(cursor),
+            _ => return Ok(first),
         }
     }
-    Ok(first)
 }
 
 /// How many rows match, before `skip` and `top`.
@@ -179,9 +168,5 @@ pub(crate) async fn count(engine: &Engine, table: &Table, query: &QueryDescripti
 async fn count_of(engine: &Engine, account: &Arc<str>, table: &Table, query: &QueryDescription) -> Result<u64, Error> {
     let (filter, include_deleted) = (query.filter.clone(), query.include_deleted);
     let counted = QueryDescription { filter, include_deleted, ..QueryDescription::default() };
-    let mut total = 0;
-    for request in Search::new(account, table, &counted)?.requests() {
-        total += engine.store.count(&request).await?;
-    }
-    Ok(total)
+    Ok(engine.store.count(&Search::new(account, table, &counted)?.request).await?)
 }

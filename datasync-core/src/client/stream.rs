@@ -37,8 +37,8 @@ struct Local {
     table: Arc<Table>,
     query: QueryDescription,
     search: Search,
-    /// The scans that have not begun.
-    requests: VecDeque<ScanRequest>,
+    /// Where the scan goes on; `None` at its end.
+    request: Option<ScanRequest>,
     /// Rows that agree in what the scan orders by, so that their order is not known yet.
     group: Vec<(SortKey, Arc<str>, Option<Record>)>,
     /// The next rows; of some only the id was kept.
@@ -53,11 +53,10 @@ impl Local {
     fn new(engine: Arc<Engine>, table: Arc<Table>, query: QueryDescription) -> Result<Local, Error> {
         let account = engine.account();
         let search = Search::in_order(&account, &table, &query)?;
-        let requests = search.requests().collect();
+        let request = Some(search.request.clone());
         let (skip, left) = (query.skip, query.top.unwrap_or(u64::MAX));
         let (group, ready) = (Vec::new(), VecDeque::new());
-        let mut local =
-            Local { engine, account, table, query, search, requests, group, ready, skip, left, limit: PAGE };
+        let mut local = Local { engine, account, table, query, search, request, group, ready, skip, left, limit: PAGE };
         if local.search.access.sorted == Sorted::Fully {
             local.limit = local.wanted().clamp(1, PAGE);
         }
@@ -72,8 +71,8 @@ impl Local {
                     return Ok(Some((id, record)));
                 }
                 Some((id, None)) => self.fetch(id).await?,
-                None if self.requests.is_empty() && self.group.is_empty() => break,
-                None if self.requests.is_empty() => self.release_group(),
+                None if self.request.is_none() && self.group.is_empty() => break,
+                None if self.request.is_none() => self.release_group(),
                 None => self.scan().await?,
             }
         }
@@ -88,15 +87,13 @@ impl Local {
     async fn scan(&mut self) -> Result<(), Error> {
         let wanted = self.wanted();
         let sorted = self.search.access.sorted;
-        let Some(request) = self.requests.front_mut() else { return Ok(()) };
+        let Some(request) = &mut self.request else { return Ok(()) };
         request.limit = self.limit;
         self.limit = (self.limit * 2).min(PAGE);
         let page = self.engine.store.scan(request).await?;
         match page.next {
             Some(cursor) => request.after = Some(cursor),
-            None => {
-                self.requests.pop_front();
-            }
+            None => self.request = None,
         }
         for (id, record) in page.records {
             if sorted == Sorted::Fully {

@@ -131,7 +131,7 @@ impl Run<'_> {
             account: Arc::clone(&self.scope.account),
             table: Arc::clone(&self.table.name),
             index: None,
-            range: (low, high),
+            ranges: vec![(low, high)],
             direction: Direction::Forward,
             after: None,
             filter: None,

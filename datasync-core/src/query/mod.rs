@@ -31,11 +31,13 @@ pub use first::FirstRows;
 pub use index::{index_keys, index_text, table_spec};
 pub use options::options;
 pub use parse::MAX_LENGTH;
-pub use plan::{Access, KeyRange, Sorted, plan};
+pub use plan::{Access, Sorted, plan};
 pub use print::{Dialect, milliseconds};
 pub use typed::{
     Computed, Condition, Field, Filter, Id, Named, Operand, Order, Place, Query, Rfc3339, Selection, Source, UpdatedAt,
     constant,
 };
 pub(crate) use value::compare_json;
+
+pub use crate::store::KeyRange;
 pub use value::timestamp;

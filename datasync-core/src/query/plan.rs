@@ -11,14 +11,11 @@ use super::{
 };
 use crate::{
     schema::{DELETED, ID, IndexSchema, TableSchema, UPDATED_AT, VERSION},
-    store::{Direction, KeyBytes},
+    store::{Direction, KeyBytes, KeyRange},
 };
 
 /// More ranges than this are one: a long list of values is not worth as many reads.
 const MOST_RANGES: usize = 256;
-
-/// A range of keys of an index, or of the bytes of ids.
-pub type KeyRange = (Bound<KeyBytes>, Bound<KeyBytes>);
 
 /// The way to the rows of a query. Its `Display` says it in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
