@@ -1,6 +1,8 @@
 //! The figures of the README: each beside the limit it is measured against, in one run and in turns.
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
+mod queries;
+
 use std::{
     error::Error,
     path::Path,
@@ -178,6 +180,13 @@ async fn loop_over_a_socket(count: i64, service: Service) -> Result<[Duration; 5
     Ok(times)
 }
 
+/// How long the work takes.
+async fn timed(work: impl AsyncFnOnce() -> Result<()>) -> Result<Duration> {
+    let begun = Instant::now();
+    work().await?;
+    Ok(begun.elapsed())
+}
+
 fn median(mut times: Vec<Duration>) -> f64 {
     times.sort();
     times[times.len() / 2].as_secs_f64() * 1_000.0
@@ -226,5 +235,5 @@ async fn main() -> Result<()> {
     for (place, name) in names.iter().enumerate() {
         println!("| {name} | {:.2} | {:.2} | {:.2} |", original[place], memory[place], redb[place]);
     }
-    Ok(())
+    queries::print().await
 }
