@@ -321,6 +321,7 @@ mod tests {
             hold: Hold::Wait { since: Timestamp::UNIX_EPOCH, length: Duration::from_secs(2), demanded: true },
             version: Some("v".to_owned()),
             frozen: Some(Body::from(&b"{}"[..])),
+            frozen_base: None,
             fingerprint: 255,
             schema: 1,
             edited: None,

@@ -210,6 +210,9 @@ pub struct Operation {
     pub version: Option<String>,
     /// The bytes that were sent, while the operation is in doubt; otherwise the record is what will be sent.
     pub frozen: Option<Body>,
+    /// What a replace in doubt started from, as it would be sent, if the service takes patches: each attempt makes its patch
+    /// of the same two bodies.
+    pub frozen_base: Option<Body>,
     /// The fingerprint of the schema that the bytes follow.
     pub fingerprint: u64,
     /// The version of the schema that the bytes follow.

@@ -259,8 +259,9 @@ pub struct PushOperation {
     pub version: Option<String>,
     /// The entity; `None` for a delete.
     pub body: Option<Body>,
-    /// What a replace started from, as it would be sent; `None` where that is not known. It is part of what is frozen, as
-    /// the body is: each attempt comes with the same, because a patch is made of both.
+    /// What a replace started from, as it would be sent; `None` where that is not known, or nobody asked for patches. What
+    /// means the same is spelled as in the body. It is part of what is frozen, as the body is: each attempt comes with the
+    /// same, because a patch is made of both.
     pub base: Option<Body>,
 }
 

@@ -176,7 +176,18 @@ fn operation(out: &mut Writer, operation: &Operation) {
         Phase::Refused => 2,
     });
     out.option(operation.version.as_ref(), |out, version| out.text(version));
-    out.option(operation.frozen.as_ref(), |out, body| out.bytes(body.as_bytes()));
+    match (&operation.frozen, &operation.frozen_base) {
+        (None, _) => out.byte(0),
+        (Some(body), None) => {
+            out.byte(1);
+            out.bytes(body.as_bytes());
+        }
+        (Some(body), Some(base)) => {
+            out.byte(2);
+            out.bytes(body.as_bytes());
+            out.bytes(base.as_bytes());
+        }
+    }
     out.0.extend(operation.fingerprint.to_be_bytes());
     out.number(u64::from(operation.schema));
     out.option(operation.edited.as_ref(), |out, at| time(out, *at));
@@ -241,7 +252,12 @@ fn read_operation(reader: &mut Reader<'_>, place: u64) -> Result<Operation, Stor
         other => return Err(corrupted(format!("there is no phase {other}"))),
     };
     let version = reader.option(|reader| Ok(reader.text()?.to_owned()))?;
-    let frozen = reader.option(|reader| Ok(Body::from(reader.bytes()?)))?;
+    let (frozen, frozen_base) = match reader.byte()? {
+        0 => (None, None),
+        1 => (Some(Body::from(reader.bytes()?)), None),
+        2 => (Some(Body::from(reader.bytes()?)), Some(Body::from(reader.bytes()?))),
+        other => return Err(corrupted(format!("there are no frozen bytes {other}"))),
+    };
     let fingerprint = reader.take(8)?.try_into().map_err(|_| corrupted("a fingerprint is cut"))?;
     let fingerprint = u64::from_be_bytes(fingerprint);
     let schema = reader.small()?;
@@ -257,7 +273,21 @@ fn read_operation(reader: &mut Reader<'_>, place: u64) -> Result<Operation, Stor
         2 => Hold::Parked(read_parked(reader)?),
         other => return Err(corrupted(format!("there is no hold {other}"))),
     };
-    Ok(Operation { place, key, kind, phase, hold, version, frozen, fingerprint, schema, edited, attempts, rounds })
+    Ok(Operation {
+        place,
+        key,
+        kind,
+        phase,
+        hold,
+        version,
+        frozen,
+        frozen_base,
+        fingerprint,
+        schema,
+        edited,
+        attempts,
+        rounds,
+    })
 }
 
 fn read_parked(reader: &mut Reader<'_>) -> Result<Parked, StoreError> {
@@ -340,6 +370,7 @@ mod tests {
             hold,
             version: Some("v0".to_owned()),
             frozen: Some(Body::from(&b"{}"[..])),
+            frozen_base: (place > 9).then(|| Body::from(&b"{\"n\":1}"[..])),
             fingerprint: u64::MAX,
             schema: 200,
             edited: Some(Timestamp::UNIX_EPOCH),

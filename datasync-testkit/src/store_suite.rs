@@ -245,6 +245,7 @@ fn operation(place: u64) -> Operation {
         hold: Hold::Ready,
         version: Some("v".to_owned()),
         frozen: None,
+        frozen_base: None,
         fingerprint: 7,
         schema: 1,
         edited: None,

@@ -269,6 +269,20 @@ pub(crate) fn sendable(
     Ok(object.to_body())
 }
 
+/// What a replace by `body` started from, as it would be sent. It is spelled like `body` where both mean the same, so that
+/// what differs between the two as texts is what was changed.
+pub(crate) fn started_from(schema: &TableSchema, base: &Body, body: &Body) -> Result<Body, serde_json::Error> {
+    let (mut base, body) = (Object::parse(base)?, Object::parse(body)?);
+    base.retain(|name| name == ID || is_sent(schema, name));
+    let names: Vec<String> = base.names().chain(body.names()).map(str::to_owned).collect();
+    for name in names {
+        if field_equal(schema, &name, base.get(&name), body.get(&name)) {
+            base.set(&name, body.raw(&name));
+        }
+    }
+    Ok(base.to_body())
+}
+
 /// Whether two bodies agree in every field that is sent.
 pub(crate) fn sent_equal(schema: &TableSchema, one: &Body, other: &Body) -> bool {
     agree(schema, one, other, |name| is_sent(schema, name))

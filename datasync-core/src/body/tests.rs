@@ -37,6 +37,38 @@ fn i16_local_fields_survive_a_copy_of_the_service_and_are_never_sent() {
     assert_eq!(text(&sendable(&SCHEMA, &with_roles, true, None).unwrap()), r#"{"id":"1","title":"a","deleted":false}"#);
 }
 
+#[test]
+fn i16_a_side_that_wins_has_the_newest_of_what_this_build_does_not_know() {
+    let copy = |text: &str, deleted| Record { body: body(text), version: None, updated_at: None, deleted };
+    let base = body(r#"{"id":"1","title":"a","x":1.0,"y":1,"z":null}"#);
+    let ours = body(r#"{"id":"1","title":"b","x":1,"y":2,"scroll":3}"#);
+    for (base, service, deleted, expected) in [
+        (
+            Some(&base),
+            r#"{"title":"c","x":5,"y":5,"z":5,"scroll":9}"#,
+            false,
+            r#"{"id":"1","title":"b","x":5,"y":2,"scroll":3,"z":5}"#,
+        ),
+        (Some(&base), r#"{"title":"c"}"#, false, r#"{"id":"1","title":"b","y":2,"scroll":3}"#),
+        (Some(&base), r#"{"version":"v","z":5}"#, true, r#"{"id":"1","title":"b","x":1,"y":2,"scroll":3,"z":5}"#),
+        (None, r#"{"x":5,"z":5}"#, false, r#"{"id":"1","title":"b","x":1,"y":2,"scroll":3,"z":5}"#),
+        (None, "no object", false, r#"{"id":"1","title":"b","x":1,"y":2,"scroll":3}"#),
+    ] {
+        let carried = carry_unknown(&SCHEMA, &ours, base, &copy(service, deleted));
+        assert_eq!(text(&carried), expected, "{service}");
+    }
+}
+
+#[test]
+fn what_a_replace_started_from_is_spelled_as_the_replace_where_both_mean_the_same() {
+    let base = body(
+        r#"{"id":"1","version":"v","title":"a","seen":"2024-01-01T00:00:00.000Z","scroll":1,"gone":1,"no":null,"n":1.0}"#,
+    );
+    let replace = body(r#"{"id":"1","title":"b","seen":"2024-01-01T00:00:00Z","new":null,"n":1}"#);
+    let from = started_from(&SCHEMA, &base, &replace).unwrap();
+    assert_eq!(text(&from), r#"{"id":"1","title":"a","seen":"2024-01-01T00:00:00Z","gone":1,"n":1,"new":null}"#);
+}
+
 const KINDS: &[FieldSchema] = &[
     FieldSchema::new("id", FieldKind::Text, false),
     FieldSchema::new("text", FieldKind::Text, false),

@@ -18,7 +18,7 @@ use crate::{
     entity::{RowId, SyncEntity, check_id},
     error::{Error, ErrorKind, SyncPhase},
     query::{Condition, Order, Query},
-    row::{OperationKind, Record},
+    row::{Body, OperationKind, Record},
     schema::ID,
     transport::{PageRequest, Purpose, PushOperation, PushOutcome, RowRequest, ServiceRow},
 };
@@ -150,7 +150,7 @@ impl<E: SyncEntity> RemoteTable<E> {
     ///
     /// As [`replace`](RemoteTable::replace), but for `NotFound`.
     pub async fn delete(&self, row: &Remote<E>) -> Result<(), Error> {
-        match self.push(OperationKind::Delete, &row.entity.id(), row.record.version.clone(), None).await? {
+        match self.push(OperationKind::Delete, &row.entity.id(), row.record.version.clone(), None, None).await? {
             PushOutcome::Applied(_) | PushOutcome::NotFound | PushOutcome::Gone => Ok(()),
             outcome => Err(self.refused(OperationKind::Delete, &row.entity.id(), outcome)),
         }
@@ -165,7 +165,8 @@ impl<E: SyncEntity> RemoteTable<E> {
         let body = body.and_then(|body| body::set_edited(&E::SCHEMA, &body, edited));
         let body = body.and_then(|body| body::sendable(&E::SCHEMA, &body, false, None)).map_err(invalid)?;
         let version = read.and_then(|read| read.version.clone());
-        match self.push(kind, id, version, Some(body)).await? {
+        let base = read.map(|read| body::started_from(&E::SCHEMA, &read.body, &body)).transpose().map_err(invalid)?;
+        match self.push(kind, id, version, Some(body), base).await? {
             PushOutcome::Applied(Some(row)) => Self::remote(row),
             PushOutcome::Applied(None) => {
                 let missing = || Error::new(ErrorKind::NotFound, format!("{id} was written, but is gone since"));
@@ -180,12 +181,13 @@ impl<E: SyncEntity> RemoteTable<E> {
         kind: OperationKind,
         id: &str,
         version: Option<String>,
-        body: Option<crate::row::Body>,
+        body: Option<Body>,
+        base: Option<Body>,
     ) -> Result<PushOutcome, Error> {
         check_id(id)?;
         let key = random_key(&*self.engine.clock);
         let (account, table, id) = (self.engine.account(), Arc::clone(&self.name), id.into());
-        let operation = PushOperation { account, table, id, kind, key, version, body, base: None };
+        let operation = PushOperation { account, table, id, kind, key, version, body, base };
         let mut outcomes = self.engine.transport.push(&[operation]).await;
         outcomes.pop().ok_or_else(|| Error::new(ErrorKind::Service, "the transport gave no outcome"))
     }

@@ -215,6 +215,7 @@ mod tests {
             hold: crate::row::Hold::Ready,
             version: None,
             frozen: None,
+            frozen_base: None,
             fingerprint: 0,
             schema: 1,
             edited: None,

@@ -157,7 +157,7 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
             operation.hold = Hold::Ready;
             if !doubted {
                 operation.phase = Phase::New;
-                operation.frozen = None;
+                (operation.frozen, operation.frozen_base) = (None, None);
                 if row.operations.len() > 1 && !refuse(tx, table, row) {
                     // Inserted and deleted again: what a pull has seen meanwhile is somebody else's row.
                     row.base = None;
@@ -298,7 +298,8 @@ fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted
         // unless the service keeps keys: then its deletion is still wanted, and the policy decides. Else it is somebody else's row.
         if doubted && !tx.service().keys() && withdrawn && copy.live().is_some() {
             let (kind, phase, hold) = (OperationKind::Delete, Phase::Refused, Hold::Ready);
-            row.operations = vec![Operation { kind, phase, hold, frozen: None, key: tx.new_key(), ..kept }];
+            let (frozen, frozen_base) = (None, None);
+            row.operations = vec![Operation { kind, phase, hold, frozen, frozen_base, key: tx.new_key(), ..kept }];
         } else {
             row.base = None;
             row.record = copy.live().cloned();

@@ -209,6 +209,7 @@ fn queue(tx: &mut Tx<'_>, table: &Table, row: &mut Row, kind: OperationKind, ver
         hold: Hold::Ready,
         version,
         frozen: None,
+        frozen_base: None,
         fingerprint: table.fingerprint,
         schema: table.version,
         edited: tx.service_time(),
@@ -223,7 +224,7 @@ fn queue(tx: &mut Tx<'_>, table: &Table, row: &mut Row, kind: OperationKind, ver
 pub(crate) fn refuse(tx: &mut Tx<'_>, table: &Table, row: &mut Row) -> bool {
     let second = (row.operations.len() > 1).then(|| row.operations.remove(1));
     let Some(first) = row.operations.first_mut() else { return false };
-    first.frozen = None;
+    (first.frozen, first.frozen_base) = (None, None);
     first.phase = Phase::Refused;
     first.key = tx.new_key();
     first.hold = Hold::Ready;

@@ -86,17 +86,17 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
         }
         let selected = run.select(engine).await?;
         if !selected.is_empty() {
-            let batch = match capabilities {
-                Some(batch) => batch,
+            let able = match capabilities {
+                Some(able) => able,
                 None => {
                     run.check_pause()?;
                     engine.check_sign_in(&run.account).await?;
                     // A service that cannot say so now is sent one operation after the other.
-                    *capabilities.insert(engine.capabilities().await.unwrap_or_default().batch.max(1))
+                    *capabilities.insert(engine.capabilities().await.unwrap_or_default())
                 }
             };
             let answered = run.progress.answered();
-            let again = wave::send(engine, &mut run.progress, selected, batch).await?;
+            let again = wave::send(engine, &mut run.progress, selected, able).await?;
             let progressed = run.progress.answered() > answered;
             // What went may have been waited for by what was passed.
             run.again |= again || (!run.blocked.is_empty() && progressed);

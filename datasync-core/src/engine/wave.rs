@@ -3,8 +3,12 @@
 //! | the process dies, or the push is dropped … | what is left |
 //! | --- | --- |
 //! | before the freezing commit | the operations as they were |
-//! | after it, before the commit with the answers | the whole wave in doubt: sent again with the same keys and bytes |
+//! | after it, before the commit with the answers | the whole wave in doubt: sent again with the same keys and bytes, also by a release with other migrations: body and base of a patch are stored as they were sent |
 //! | after the commit with the answers | each operation with its result |
+//!
+//! Where the service takes patches, a replace is frozen with what it started from, and its request has the fields that
+//! differ. It is whole where that is no copy of the service: in a table with migrations, which may have changed the copy
+//! here. The version that it overwrites goes along in either case.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,8 +38,10 @@ use crate::{
     events::SyncEvent,
     query::{Expr, Literal, QueryDescription},
     report::PushReport,
-    row::{Hold, Operation, OperationKind, ParkReason, Parked, Phase, Record, RowKey, ServiceCopy},
-    transport::{PageRequest, Purpose, PushOperation, PushOutcome, ServiceRow, TransportError, TransportErrorKind},
+    row::{Body, Hold, Operation, OperationKind, ParkReason, Parked, Phase, Record, RowKey, ServiceCopy},
+    transport::{
+        Capabilities, PageRequest, Purpose, PushOperation, PushOutcome, ServiceRow, TransportError, TransportErrorKind,
+    },
 };
 
 /// Answers wait at most this long for others to share their commit.
@@ -72,15 +78,14 @@ struct Sent {
     request: PushOperation,
 }
 
-/// Sends the operations, up to `batch` in one call of the transport; returns whether one of their rows has something
-/// left to send at once.
+/// Sends the operations as the service can take them; returns whether one of their rows has something left to send at once.
 pub(crate) async fn send(
     engine: &Engine,
     progress: &mut Progress,
     selected: Vec<(RowKey, Operation)>,
-    batch: usize,
+    capabilities: Capabilities,
 ) -> Result<bool, Error> {
-    let frozen = freeze(engine, selected).await?;
+    let frozen = freeze(engine, selected, capabilities.patch).await?;
     progress.taken += frozen.len() as u64;
     let mut waiting: VecDeque<Sent> = frozen.into();
     let mut under_way = FuturesUnordered::new();
@@ -96,7 +101,7 @@ pub(crate) async fn send(
                 ended = Some(switched);
                 break;
             }
-            let part = waiting.drain(..batch.min(waiting.len())).collect();
+            let part = waiting.drain(..capabilities.batch.clamp(1, waiting.len())).collect();
             under_way.push(send_together(engine, part));
         }
         if under_way.is_empty() {
@@ -131,22 +136,28 @@ pub(crate) async fn send(
 }
 
 /// Freezes what is sent (I5); operations that changed since they were selected are left out.
-async fn freeze(engine: &Engine, selected: Vec<(RowKey, Operation)>) -> Result<Vec<Sent>, Error> {
+async fn freeze(engine: &Engine, selected: Vec<(RowKey, Operation)>, patches: bool) -> Result<Vec<Sent>, Error> {
     let rows = selected.iter().map(|(key, _)| key.clone()).collect();
     let tables = Arc::clone(&engine.tables);
     let plan = move |tx: &mut Tx<'_>| {
         let mut sent = Vec::with_capacity(selected.len());
         for (key, seen) in &selected {
-            sent.extend(freeze_one(tx, &tables, key, seen)?);
+            sent.extend(freeze_one(tx, &tables, key, seen, patches)?);
         }
         Ok(sent)
     };
     engine.committer.commit(Reads::rows(rows), plan).await
 }
 
-fn freeze_one(tx: &mut Tx<'_>, tables: &Tables, key: &RowKey, seen: &Operation) -> Result<Option<Sent>, Error> {
+fn freeze_one(
+    tx: &mut Tx<'_>,
+    tables: &Tables,
+    key: &RowKey,
+    seen: &Operation,
+    patches: bool,
+) -> Result<Option<Sent>, Error> {
     let Some(mut row) = tx.row(key)? else { return Ok(None) };
-    let record = row.record.clone();
+    let (record, base) = (row.record.clone(), row.base.clone());
     let schema = tables.get(&key.table).map(|table| (table.version, table.fingerprint))?;
     let Some(operation) = row.operations.first_mut() else { return Ok(None) };
     if operation.place != seen.place || matches!(operation.hold, Hold::Parked(_)) {
@@ -161,6 +172,11 @@ fn freeze_one(tx: &mut Tx<'_>, tables: &Tables, key: &RowKey, seen: &Operation) 
             Err(error) => park(operation, &error.to_string()),
             Ok(body) => {
                 operation.phase = Phase::InDoubt;
+                let patches = patches && operation.kind == OperationKind::Replace;
+                operation.frozen_base = match (&body, base) {
+                    (Some(body), Some(base)) if patches => started_from(tables, key, &operation.version, &base, body),
+                    _ => None,
+                };
                 operation.frozen = body;
                 (operation.schema, operation.fingerprint) = schema;
             }
@@ -183,7 +199,7 @@ fn freeze_one(tx: &mut Tx<'_>, tables: &Tables, key: &RowKey, seen: &Operation) 
             key: operation.key,
             version: operation.version.clone(),
             body: operation.frozen.clone(),
-            base: None,
+            base: operation.frozen_base.clone(),
         },
     });
     tx.put(key, row);
@@ -196,7 +212,7 @@ fn frozen_body(
     kind: OperationKind,
     record: Option<&Record>,
     now: Option<Timestamp>,
-) -> Result<Option<crate::row::Body>, Error> {
+) -> Result<Option<Body>, Error> {
     let table = tables.get(&key.table)?;
     match (kind, record) {
         (OperationKind::Delete, _) => Ok(None),
@@ -208,6 +224,13 @@ fn frozen_body(
             })
         }
     }
+}
+
+/// What a replace is a change of, if that is a copy of the service.
+fn started_from(tables: &Tables, key: &RowKey, version: &Option<String>, base: &Record, body: &Body) -> Option<Body> {
+    let table = tables.get(&key.table).ok()?;
+    let as_it_came = table.version == 1 && !base.deleted && base.version == *version;
+    as_it_came.then(|| body::started_from(&table.schema, &base.body, body).ok())?
 }
 
 fn park(operation: &mut Operation, message: &str) {

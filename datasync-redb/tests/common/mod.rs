@@ -29,6 +29,7 @@ pub(crate) fn batch(number: u64) -> WriteBatch {
         hold: Hold::Ready,
         version: None,
         frozen: None,
+        frozen_base: None,
         fingerprint: 0,
         schema: 1,
         edited: None,
