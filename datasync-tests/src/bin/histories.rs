@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use datasync_tests::histories::{Policy, exhaust};
+use datasync_tests::{
+    Wire,
+    histories::{Policy, exhaust},
+};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -13,9 +16,12 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    for length in 1..=length {
-        let (run, left_out) = exhaust(length..=length, threads);
-        println!("length {length}: {run} histories run, {left_out} left out, under {} policies", Policy::ALL.len());
+    for (wire, service) in [(Wire::Extended, "with"), (Wire::Original, "without")] {
+        println!("a service {service} the extensions, {} policies", Policy::ALL.len());
+        for length in 1..=length {
+            let (run, left_out) = exhaust(length..=length, wire, threads);
+            println!("  length {length}: {run} histories run, {left_out} left out");
+        }
     }
     ExitCode::SUCCESS
 }

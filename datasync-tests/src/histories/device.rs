@@ -80,9 +80,9 @@ fn change_is_sent(request: &datasync_http::HttpRequest) -> bool {
 ///
 /// If something fails that must not.
 #[must_use]
-pub fn run(policy: Policy, history: &[Event]) -> Outcome {
+pub fn run(policy: Policy, wire: Wire, history: &[Event]) -> Outcome {
     block_on(async {
-        let mut world = World::new(policy).await;
+        let mut world = World::new(policy, wire).await;
         for (place, event) in history.iter().enumerate() {
             world.happens(*event, place + 1).await;
         }
@@ -91,10 +91,10 @@ pub fn run(policy: Policy, history: &[Event]) -> Outcome {
 }
 
 impl World {
-    async fn new(policy: Policy) -> World {
+    async fn new(policy: Policy, wire: Wire) -> World {
         let clock = Owned(Arc::new(Mutex::new((BEGIN, 0x9e37_79b9_7f4a_7c15))));
         let rows = MemoryRepository::with_clock(clock.clone());
-        let exchange = RouterExchange::new(service_at(&rows, 100, Wire::Extended, clock.clone()));
+        let exchange = RouterExchange::new(service_at(&rows, 100, wire, clock.clone()));
         let store = MemoryStore::new();
         let (client, notes) = start(policy, &store, &exchange, &clock).await;
         World { policy, clock, rows, store, exchange, client, notes, refused: Vec::new() }

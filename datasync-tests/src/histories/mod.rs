@@ -1,5 +1,5 @@
-//! Every history of one row, up to a length: what happens here, there and between, under every policy, against a reference
-//! model that has a map and no queue.
+//! Every history of one row, up to a length: what happens here, there and between, under every policy, with a service that
+//! has the extensions or has not, against a reference model that has a map and no queue.
 //!
 //! A history is run on a real client over the real codec and the real router, then settled (a push and a pull, twice) and
 //! compared with the model in what the service has, what the device shows, what waits in the inbox and what was kept as a
@@ -19,6 +19,8 @@ use std::{
 
 pub use device::run;
 pub use model::Model;
+
+use crate::Wire;
 
 /// Something that happens to the row, or between device and service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,7 +140,7 @@ pub struct Outcome {
 pub fn is_canonical(history: &[Event]) -> bool {
     let commutes = |pair: &[Event]| matches!(pair, [one, other] if one.is_theirs() && other.is_here());
     !history.windows(2).any(commutes) && {
-        let mut model = Model::new(Policy::Park);
+        let mut model = Model::new(Policy::Park, Wire::Extended);
         history.iter().all(|event| {
             let changed = model.happens(*event);
             changed || !event.is_theirs()
@@ -149,7 +151,7 @@ pub fn is_canonical(history: &[Event]) -> bool {
 /// The history that stands for this one, if it is another.
 #[must_use]
 pub fn canonical(history: &[Event]) -> Vec<Event> {
-    let mut model = Model::new(Policy::Park);
+    let mut model = Model::new(Policy::Park, Wire::Extended);
     let mut kept: Vec<Event> = Vec::new();
     for event in history {
         if model.happens(*event) || !event.is_theirs() {
@@ -175,14 +177,14 @@ pub fn all(length: usize) -> impl Iterator<Item = Vec<Event>> {
     })
 }
 
-/// Runs all histories of these lengths under every policy, on so many threads. Returns how many were run and how many were
-/// left out.
+/// Runs all histories of these lengths under every policy with such a service, on so many threads. Returns how many were run
+/// and how many were left out.
 ///
 /// # Panics
 ///
 /// At the first history whose outcome is not the model's.
 #[must_use]
-pub fn exhaust(lengths: std::ops::RangeInclusive<usize>, threads: usize) -> (usize, usize) {
+pub fn exhaust(lengths: std::ops::RangeInclusive<usize>, wire: Wire, threads: usize) -> (usize, usize) {
     let (run_so_far, left_out) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for thread in 0..threads {
@@ -194,7 +196,7 @@ pub fn exhaust(lengths: std::ops::RangeInclusive<usize>, threads: usize) -> (usi
                         continue;
                     }
                     for policy in Policy::ALL {
-                        agree(policy, &history);
+                        agree(policy, wire, &history);
                         run_so_far.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -209,13 +211,13 @@ pub fn exhaust(lengths: std::ops::RangeInclusive<usize>, threads: usize) -> (usi
 /// # Panics
 ///
 /// If they do not agree, or a value has disappeared.
-pub fn agree(policy: Policy, history: &[Event]) {
-    let found = run(policy, history);
-    let mut model = Model::new(policy);
+pub fn agree(policy: Policy, wire: Wire, history: &[Event]) {
+    let found = run(policy, wire, history);
+    let mut model = Model::new(policy, wire);
     for event in history {
         model.happens(*event);
     }
     let expected = model.settle();
-    assert_eq!(found, expected, "{policy:?} {history:?}");
+    assert_eq!(found, expected, "{policy:?} {wire:?} {history:?}");
     model.check_nothing_is_lost(&found, history);
 }

@@ -1,6 +1,7 @@
 //! The reference model: what the service has, what the device shows and knows, and no queue.
 
 use super::{Event, Outcome, Policy, Value};
+use crate::Wire;
 
 /// How far apart events are, in seconds: far enough for every clock to tell them apart.
 pub(super) const APART: i64 = 10;
@@ -39,6 +40,8 @@ struct Change {
 #[derive(Clone, Debug)]
 pub struct Model {
     policy: Policy,
+    /// Whether the service knows an attempt again.
+    keys: bool,
     now: i64,
     event: usize,
     service: State,
@@ -62,9 +65,10 @@ pub struct Model {
 impl Model {
     /// Nobody has the row.
     #[must_use]
-    pub fn new(policy: Policy) -> Model {
+    pub fn new(policy: Policy, wire: Wire) -> Model {
         Model {
             policy,
+            keys: wire.extended(),
             now: 0,
             event: 0,
             service: State::default(),
@@ -190,8 +194,10 @@ impl Model {
     /// Sends what is in doubt once more; whether the push goes on.
     fn retry(&mut self, doubt: Doubt) -> bool {
         self.time_known = true;
-        // A change that was made is answered as it was then; one that was refused is judged again.
-        let made = doubt.made.or_else(|| self.serve(&doubt.change));
+        // A change that was made is answered as it was then, if the service knows it again, or as long as nobody has changed
+        // the row since; one that was refused is judged again.
+        let known = doubt.made.filter(|made| self.keys || *made == self.service);
+        let made = known.or_else(|| self.serve(&doubt.change));
         if std::mem::take(&mut self.loses) {
             self.doubt = Some(Doubt { made, ..doubt });
             return false;
@@ -206,7 +212,7 @@ impl Model {
                     None => (doubt.change.wanted, doubt.change.edited),
                 };
                 self.change = Some(Change { wanted, edited, ..doubt.change });
-                if wanted.is_none() && doubt.change.base.live.is_none() {
+                if wanted.is_none() && doubt.change.base.live.is_none() && (self.keys || self.service.live.is_none()) {
                     // Inserted and deleted again: what is there is somebody else's.
                     self.change = None;
                     self.take(self.service);
