@@ -28,6 +28,8 @@ fn histories_that_were_wrong_once() {
         agree(policy, Wire::Extended, &[Insert, LoseAnswer, TheirInsert, Push, Delete]);
         // The tombstone that a page shows while the insert is in doubt is that of the inserted row.
         agree(policy, Wire::Extended, &[LoseAnswer, Insert, Push, LoseAnswer, TheirDelete, Pull]);
+        // It does not: then the deletion is meant for the row that may be ours, and is as late as the delete.
+        agree(policy, Wire::Original, &[Insert, LoseAnswer, TheirInsert, Push, Delete]);
     }
 }
 

@@ -292,19 +292,15 @@ fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted
     let was_insert = matches!(first.kind, OperationKind::Insert | OperationKind::Undelete);
     let withdrawn = row.record.is_none() && was_insert;
     row.seen = None;
-    let kept = row.operations[0].clone();
-    if !refuse(tx, table, row) {
-        // Inserted and deleted again here. After a doubtful attempt the copy may be our own row, changed by somebody,
-        // unless the service keeps keys: then its deletion is still wanted, and the policy decides. Else it is somebody else's row.
-        if doubted && !tx.service().keys() && withdrawn && copy.live().is_some() {
-            let (kind, phase, hold) = (OperationKind::Delete, Phase::Refused, Hold::Ready);
-            let (frozen, frozen_base) = (None, None);
-            row.operations = vec![Operation { kind, phase, hold, frozen, frozen_base, key: tx.new_key(), ..kept }];
-        } else {
-            row.base = None;
-            row.record = copy.live().cloned();
-            return Effect::Done;
-        }
+    if withdrawn && doubted && !tx.service().keys() && copy.live().is_some() {
+        // Inserted and deleted again here, and the copy may be our own row, changed by somebody: its deletion is still wanted,
+        // and the policy decides.
+        still_delete(tx, row);
+    } else if !refuse(tx, table, row) {
+        // What is there is somebody else's row.
+        row.base = None;
+        row.record = copy.live().cloned();
+        return Effect::Done;
     }
     if revives && row.record.is_some() {
         let operation = &mut row.operations[0];
@@ -324,6 +320,16 @@ fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted
         return Effect::Stays;
     }
     Effect::Conflict(settle(tx, table, key, row, copy))
+}
+
+/// An insert that was refused and has been deleted again becomes the deletion.
+fn still_delete(tx: &mut Tx<'_>, row: &mut Row) {
+    let Some(second) = row.operations.pop() else { return };
+    tx.fate(second.place, Fate::Collapsed);
+    if let Some(first) = row.operations.first_mut() {
+        let (kind, phase, hold) = (OperationKind::Delete, Phase::Refused, Hold::Ready);
+        *first = Operation { kind, phase, hold, key: tx.new_key(), place: first.place, ..second };
+    }
 }
 
 fn refused(
