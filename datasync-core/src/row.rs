@@ -348,7 +348,7 @@ impl ServiceCopy {
 /// A body that lost to another one, or with its row; kept until somebody removes it or its age has passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettledLoser {
-    /// Its own id; ids grow with time.
+    /// Its own id; ids grow with time, and within a millisecond in the order of the commits.
     pub id: Uuid,
     /// The row.
     pub key: RowKey,

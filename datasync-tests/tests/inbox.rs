@@ -89,6 +89,21 @@ on_both_stores! {
     the_inbox_is_read_in_parts
     i28_a_lost_body_comes_back_as_an_edit
     i28_a_lost_body_is_kept_until_its_age_has_passed
+    losers_of_one_millisecond_are_in_the_order_in_which_they_lost
+}
+
+async fn losers_of_one_millisecond_are_in_the_order_in_which_they_lost(store: impl Store, wire: Wire) {
+    let world = World::new(wire);
+    let here = world.client(store, "[sync]\nconflict = 'server-wins'").await;
+    let there = world.client(MemoryStore::new(), "").await;
+    let ids = ["c", "a", "e", "b", "d", "g", "f"];
+    clash(&here, &there, &ids, "first").await;
+    clash(&here, &there, &ids, "second").await;
+    let losers = here.settled_losers().await.unwrap();
+    let found: Vec<(String, &str)> =
+        losers.iter().map(|loser| (loser.entity::<Note>().unwrap().title, &*loser.key.id)).collect();
+    let expected = ["first", "second"].iter().flat_map(|title| ids.iter().map(|id| ((*title).to_owned(), *id)));
+    assert_eq!(found, expected.collect::<Vec<_>>());
 }
 
 async fn i19_conflicts_and_losers_survive_a_restart(store: impl Store + Clone, wire: Wire) {

@@ -210,6 +210,7 @@ on_both_stores! {
     i10_a_lost_request_and_an_equal_change_are_two_changes
     sums_need_a_service_that_keeps_keys_and_say_so
     i16_resolutions_keep_fields_that_this_build_does_not_know
+    what_a_write_returns_has_the_time_of_its_edit
     the_later_edit_wins_by_the_clock_of_the_service
     an_edit_is_stamped_offline_and_after_a_restart
     a_clock_that_is_ahead_gives_no_edit_an_advantage
@@ -574,6 +575,29 @@ async fn i16_resolutions_keep_fields_that_this_build_does_not_know(store: impl S
     here.sync().await;
     let there: serde_json::Value = of(&world.plain, "1");
     assert_eq!((&there["title"], &there["later"]), (&"both".into(), &serde_json::json!({ "x": [1.5] })));
+}
+
+async fn what_a_write_returns_has_the_time_of_its_edit(store: impl Store, wire: Wire) {
+    let world = World::new(wire);
+    let here = world.device(store, "", NO).await;
+    let table = here.dated();
+    let now = || datasync_core::clock::Clock::now(&world.clock);
+    let first = now();
+    assert_eq!(table.insert(dated("1", "one")).await.unwrap().changed, first);
+    world.clock.advance(SignedDuration::from_secs(5));
+    assert_eq!(table.replace(dated("1", "one")).await.unwrap().changed, first, "nothing was changed");
+    assert_eq!(table.upsert(dated("1", "two")).await.unwrap().changed, now());
+    let all = table.upsert_all([dated("1", "three"), dated("2", "new")]).await.unwrap();
+    assert!(all.iter().all(|written| written.changed == now()));
+    assert_eq!(*all[1], table.get("2").await.unwrap().unwrap());
+    let plain = here.client.offline_table_dyn("dated").unwrap();
+    let row = plain.get("2").await.unwrap().unwrap();
+    world.clock.advance(SignedDuration::from_secs(5));
+    let mut edited = row.clone();
+    edited["title"] = "tool".into();
+    let written = plain.replace(edited).await.unwrap();
+    assert_ne!(written["changed"], row["changed"]);
+    assert_eq!(*written, plain.get("2").await.unwrap().unwrap());
 }
 
 /// Two devices edit a row one after the other, the second one is sent first.

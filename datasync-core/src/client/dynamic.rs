@@ -26,7 +26,7 @@ use crate::{
     },
     entity::check_id,
     error::{Error, ErrorKind},
-    query::{QueryDescription, is_decimal, timestamp},
+    query::{QueryDescription, is_decimal, milliseconds, timestamp},
     report::{PullReport, PushReport},
     row::{Body, Record, RowKey},
     schema::{FieldKind, FieldSchema, ID, SERVICE_OWNED, TableSchema},
@@ -116,7 +116,7 @@ impl DynTable {
     ///
     /// [`ErrorKind::NotFound`], [`ErrorKind::Store`]; nothing is changed then.
     pub async fn delete(&self, id: &str) -> Result<Written<()>, Error> {
-        let queued = write::one(&self.engine, &self.table, (self.key(id), Change::Delete), apply).await?;
+        let (queued, _) = write::one(&self.engine, &self.table, (self.key(id), Change::Delete), apply).await?;
         Ok(Written::new((), queued))
     }
 
@@ -195,7 +195,7 @@ impl DynTable {
 
     async fn write(&self, mut row: Value, change: fn(Body) -> Change) -> Result<Written<Value>, Error> {
         let change = self.prepare(&mut row, change)?;
-        Ok(Written::new(row, write::one(&self.engine, &self.table, change, apply).await?))
+        Ok(self.as_stored(row, write::one(&self.engine, &self.table, change, apply).await?))
     }
 
     async fn write_all(
@@ -205,8 +205,19 @@ impl DynTable {
     ) -> Result<Vec<Written<Value>>, Error> {
         let mut rows: Vec<Value> = rows.into_iter().collect();
         let changes = rows.iter_mut().map(|row| self.prepare(row, change)).collect::<Result<_, _>>()?;
-        let queued = write::all(&self.engine, &self.table, changes, apply).await?;
-        Ok(rows.into_iter().zip(queued).map(|(row, queued)| Written::new(row, queued)).collect())
+        let stored = write::all(&self.engine, &self.table, changes, apply).await?;
+        Ok(rows.into_iter().zip(stored).map(|(row, stored)| self.as_stored(row, stored)).collect())
+    }
+
+    /// The row with the time of its edit, where the table has a field for that.
+    fn as_stored(&self, mut row: Value, (queued, record): write::Stored) -> Written<Value> {
+        let schema = &self.table.schema;
+        if let (Some(name), Some(record)) = (schema.edited_field(), record)
+            && let Some(edited) = body::edited(schema, &record.body)
+        {
+            row[name] = milliseconds(edited).into();
+        }
+        Written::new(row, queued)
     }
 
     /// Gives the row an id if it has none, and makes it a change.
@@ -234,7 +245,7 @@ impl DynTable {
 }
 
 /// Applies a change; what was written as it is stored keeps its bytes.
-fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<Option<u64>, Error> {
+fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<change::Applied, Error> {
     let stored = tx.row(key)?.and_then(|row| row.record);
     let (make, written): (fn(Body) -> Change, _) = match change {
         Change::Replace(body) => (Change::Replace, body),

@@ -95,7 +95,7 @@ impl<E: SyncEntity> OfflineTable<E> {
     /// nothing is changed then.
     pub async fn delete(&self, id: &(impl RowId + ?Sized)) -> Result<Written<()>, Error> {
         let change = (self.key(&id.as_text()), Change::Delete);
-        let queued = write::one(&self.engine, &self.table, change, change::apply).await?;
+        let (queued, _) = write::one(&self.engine, &self.table, change, change::apply).await?;
         Ok(Written::new((), queued))
     }
 
@@ -126,12 +126,12 @@ impl<E: SyncEntity> OfflineTable<E> {
     pub async fn delete_all<I: RowId>(&self, ids: impl IntoIterator<Item = I>) -> Result<Vec<Written<()>>, Error> {
         let changes = ids.into_iter().map(|id| (self.key(&id.as_text()), Change::Delete)).collect();
         let queued = write::all(&self.engine, &self.table, changes, change::apply).await?;
-        Ok(queued.into_iter().map(|queued| Written::new((), queued)).collect())
+        Ok(queued.into_iter().map(|(queued, _)| Written::new((), queued)).collect())
     }
 
     async fn write(&self, mut entity: E, change: fn(Body) -> Change) -> Result<Written<E>, Error> {
         let change = self.prepare(&mut entity, change)?;
-        Ok(Written::new(entity, write::one(&self.engine, &self.table, change, change::apply).await?))
+        Ok(as_stored(entity, write::one(&self.engine, &self.table, change, change::apply).await?))
     }
 
     async fn write_all(
@@ -141,8 +141,8 @@ impl<E: SyncEntity> OfflineTable<E> {
     ) -> Result<Vec<Written<E>>, Error> {
         let mut entities: Vec<E> = entities.into_iter().collect();
         let changes = entities.iter_mut().map(|entity| self.prepare(entity, change)).collect::<Result<_, _>>()?;
-        let queued = write::all(&self.engine, &self.table, changes, change::apply).await?;
-        Ok(entities.into_iter().zip(queued).map(|(entity, queued)| Written::new(entity, queued)).collect())
+        let stored = write::all(&self.engine, &self.table, changes, change::apply).await?;
+        Ok(entities.into_iter().zip(stored).map(|(entity, stored)| as_stored(entity, stored)).collect())
     }
 
     /// Gives the entity an id if it has none, and makes it a change of its row.
@@ -201,6 +201,13 @@ impl<E: SyncEntity> OfflineTable<E> {
     pub async fn purge_items(&self, options: PurgeOptions<E>) -> Result<PurgeReport, Error> {
         purge::purge(&self.engine, &self.table, options.query.into_description(), options.force).await
     }
+}
+
+/// The entity with the time of its edit, where its table has a field for that.
+fn as_stored<E: SyncEntity>(entity: E, (queued, record): write::Stored) -> Written<E> {
+    let stored = record.filter(|_| E::SCHEMA.edited_field().is_some());
+    let stored = stored.and_then(|record| codec::decode(&entity.id(), &record).ok());
+    Written::new(stored.unwrap_or(entity), queued)
 }
 
 /// A query, with or without its table.

@@ -11,16 +11,19 @@ use crate::{
     client::acked::Queued,
     engine::{
         Engine,
-        change::Change,
+        change::{Applied, Change},
         committer::{Reads, Tx},
         table::Table,
     },
     error::{Error, SyncPhase},
-    row::RowKey,
+    row::{Record, RowKey},
 };
 
 /// How a change is applied to its row.
-pub(crate) type Apply = fn(&mut Tx<'_>, &Table, &RowKey, &Change) -> Result<Option<u64>, Error>;
+pub(crate) type Apply = fn(&mut Tx<'_>, &Table, &RowKey, &Change) -> Result<Applied, Error>;
+
+/// A change that was queued, and the row as it is stored.
+pub(crate) type Stored = (Queued, Option<Record>);
 
 /// Writes one row.
 pub(crate) async fn one(
@@ -28,13 +31,13 @@ pub(crate) async fn one(
     table: &Arc<Table>,
     (key, change): (RowKey, Change),
     apply: Apply,
-) -> Result<Queued, Error> {
+) -> Result<Stored, Error> {
     let held = engine.committer.acks().hold();
     let (table, written) = (Arc::clone(table), key.clone());
     let plan = move |tx: &mut Tx<'_>| apply(tx, &table, &written, &change);
-    let place = engine.committer.commit(Reads::row(key.clone()), plan).await;
-    let place = place.map_err(|error| error.at(&key.table, &key.id).during(SyncPhase::Write))?;
-    Ok(Queued::new(engine, key, place, &held))
+    let applied = engine.committer.commit(Reads::row(key.clone()), plan).await;
+    let applied = applied.map_err(|error| error.at(&key.table, &key.id).during(SyncPhase::Write))?;
+    Ok((Queued::new(engine, key, applied.place, &held), applied.record))
 }
 
 /// Writes many rows of a table: all of them or none.
@@ -43,7 +46,7 @@ pub(crate) async fn all(
     table: &Arc<Table>,
     changes: Vec<(RowKey, Change)>,
     apply: Apply,
-) -> Result<Vec<Queued>, Error> {
+) -> Result<Vec<Stored>, Error> {
     let held = engine.committer.acks().hold();
     let rows: Vec<RowKey> = changes.iter().map(|(key, _)| key.clone()).collect();
     let (table, name) = (Arc::clone(table), Arc::clone(&table.name));
@@ -51,7 +54,8 @@ pub(crate) async fn all(
         let each = |(key, change): &(RowKey, Change)| apply(tx, &table, key, change);
         changes.iter().map(each).collect::<Result<Vec<_>, _>>()
     };
-    let places = engine.committer.commit(Reads::rows(rows.clone()), plan).await;
-    let places = places.map_err(|error| error.of(&name).during(SyncPhase::Write))?;
-    Ok(rows.into_iter().zip(places).map(|(key, place)| Queued::new(engine, key, place, &held)).collect())
+    let applied = engine.committer.commit(Reads::rows(rows.clone()), plan).await;
+    let applied = applied.map_err(|error| error.of(&name).during(SyncPhase::Write))?;
+    let stored = |(key, applied): (RowKey, Applied)| (Queued::new(engine, key, applied.place, &held), applied.record);
+    Ok(rows.into_iter().zip(applied).map(stored).collect())
 }

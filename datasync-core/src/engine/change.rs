@@ -39,13 +39,22 @@ impl Change {
     }
 }
 
-/// Applies a local write, and returns the place of what is queued for the row; `None` if that is nothing.
-pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<Option<u64>, Error> {
+/// What a local write has made.
+#[derive(Clone, Debug)]
+pub(crate) struct Applied {
+    /// The place of what is queued for the row; `None` if that is nothing.
+    pub(crate) place: Option<u64>,
+    /// The row as the app sees it.
+    pub(crate) record: Option<Record>,
+}
+
+/// Applies a local write.
+pub(crate) fn apply(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<Applied, Error> {
     written(tx, table, key, change)
         .map_err(|error| error.at(&key.table, &key.id).doing(change.kind()).during(SyncPhase::Write))
 }
 
-fn written(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<Option<u64>, Error> {
+fn written(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Result<Applied, Error> {
     account::check(tx, key)?;
     let before = tx.row(key)?;
     let mut row = before.clone().unwrap_or_default();
@@ -84,9 +93,9 @@ fn written(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Res
     }
     row.revision += 1;
     links::settle(tx, table, key, before.as_ref(), &row)?;
-    let place = row.operations.last().map(|queued| queued.place);
+    let applied = Applied { place: row.operations.last().map(|queued| queued.place), record: row.record.clone() };
     tx.put(key, row);
-    Ok(place)
+    Ok(applied)
 }
 
 /// The written body with what this build cannot have written: the stored fields that it does not know, and those that only

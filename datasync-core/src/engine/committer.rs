@@ -336,7 +336,7 @@ fn plan(engine: &Engine, members: &mut [Box<dyn Member>], snapshot: &Snapshot) -
     let last_place = snapshot.head.last_place;
     let mut group = Overlay { last_place, ..Overlay::default() };
     for member in members.iter_mut() {
-        let own = Overlay { last_place: group.last_place, ..Overlay::default() };
+        let own = Overlay { last_place: group.last_place, losers: group.losers, ..Overlay::default() };
         let (clock, service) = (&*engine.clock, &*engine.service);
         let mut tx = Tx { snapshot, group: &group, own, tables: &engine.tables, clock, service };
         if member.plan(&mut tx) {

@@ -153,7 +153,7 @@ fn in_quarantine(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, co
         return Effect::Unchanged;
     }
     if body::has_local(&table.schema, &old.body, &record.body) {
-        let (id, at, cause) = (tx.new_ordered_id(), tx.now(), LoserCause::Quarantined);
+        let (id, at, cause) = (tx.new_loser_id(), tx.now(), LoserCause::Quarantined);
         let (key, body, version, schema) = (key.clone(), old.body, old.version, held.schema);
         tx.add_loser(SettledLoser { id, key, side: Side::Local, body, version, at, schema, cause });
     }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::{
-    clock::{Clock, ordered_id, random_key},
+    clock::{Clock, random_key},
     engine::{
         acks::Fate,
         journal::Happened,
@@ -78,6 +78,8 @@ pub(super) struct Overlay {
     pub(super) remove_losers: BTreeSet<Uuid>,
     pub(super) indexed: Vec<Indexed>,
     pub(super) last_place: u64,
+    /// How many settled losers were made.
+    pub(super) losers: u64,
     pub(super) raise_generation: bool,
     pub(super) present: Option<Arc<str>>,
     pub(super) fates: BTreeMap<u64, Fate>,
@@ -98,6 +100,7 @@ impl Overlay {
         self.remove_losers.extend(other.remove_losers);
         self.indexed.extend(other.indexed);
         self.last_place = other.last_place;
+        self.losers = other.losers;
         self.present = other.present.or(self.present.take());
         self.fates.extend(other.fates);
         self.journal.retain(|(account, _)| !other.ended.contains(account));
@@ -339,8 +342,17 @@ impl Tx<'_> {
         random_key(self.clock)
     }
 
-    pub(crate) fn new_ordered_id(&self) -> Uuid {
-        ordered_id(self.clock)
+    /// An id for a settled loser: a UUIDv7 that ends in the number of the commit and the loser's place in it, so that those
+    /// of one millisecond are in the order in which they lost.
+    pub(crate) fn new_loser_id(&mut self) -> Uuid {
+        self.own.losers += 1;
+        let millis = u64::try_from(self.now().as_millisecond()).unwrap_or(0);
+        let tail = (u128::from(self.number() + 1) << 24) | u128::from(self.own.losers & 0xff_ffff);
+        let mut bytes = [0; 10];
+        // The 12 bits before the variant, and the 62 behind it.
+        bytes[..2].copy_from_slice(&((tail >> 62) as u16).to_be_bytes());
+        bytes[2..].copy_from_slice(&(tail as u64 & (u64::MAX >> 2)).to_be_bytes());
+        uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -340,6 +340,6 @@ pub(crate) fn lose(
     cause: LoserCause,
 ) {
     let at = tx.service_time().unwrap_or_else(|| tx.now());
-    let (id, key, schema) = (tx.new_ordered_id(), key.clone(), table.version);
+    let (id, key, schema) = (tx.new_loser_id(), key.clone(), table.version);
     tx.add_loser(SettledLoser { id, key, side, body, version, at, schema, cause });
 }
