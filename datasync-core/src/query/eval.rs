@@ -166,24 +166,28 @@ pub(super) fn read<'r>(
     if needed.is_empty() {
         return Ok(Vec::new());
     }
-    let mut found = Found { needed, values: vec![None; needed.len()], missing: needed.len() };
+    let behind = u32::try_from(needed.len()).ok().and_then(|count| 1_u64.checked_shl(count));
+    let missing = behind.map_or(u64::MAX, |bit| bit - 1);
+    let mut found = Found { needed, values: vec![Value::Null; needed.len()], missing };
     let mut deserializer = serde_json::Deserializer::from_slice(record.body);
     match deserializer.deserialize_map(&mut found) {
         // What was left unread is an error to the deserializer.
-        Err(error) if found.missing > 0 => {
+        Err(error) if found.missing != 0 => {
             // The words of the error may hold what the user wrote (I21); its place does not.
             let (line, column) = (error.line(), error.column());
             Err(QueryError::new(format!("the row `{id}` is not a JSON object (line {line}, column {column})")))
         }
-        _ => Ok(found.values.into_iter().map(|value| value.unwrap_or(Value::Null)).collect()),
+        _ => Ok(found.values),
     }
 }
 
 /// The fields that are needed, and what was found of them so far.
 struct Found<'n, 'de> {
     needed: &'n [(String, FieldKind)],
-    values: Vec<Option<Value<'de>>>,
-    missing: usize,
+    values: Vec<Value<'de>>,
+    /// A bit for each field that was not found yet. The last bit is nobody's: of more than 63 fields rows are read to their
+    /// ends.
+    missing: u64,
 }
 
 impl<'de> Visitor<'de> for &mut Found<'_, 'de> {
@@ -194,16 +198,19 @@ impl<'de> Visitor<'de> for &mut Found<'_, 'de> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while self.missing > 0
+        while self.missing != 0
             && let Some(slot) = map.next_key_seed(Wanted(self.needed))?
         {
-            match slot.and_then(|slot| Some((self.values.get_mut(slot)?, self.needed.get(slot)?))) {
-                // Of two members of one name the first counts.
-                Some((value @ None, (_, kind))) => {
-                    *value = Some(Value::of_json(kind, map.next_value::<&RawValue>()?));
-                    self.missing -= 1;
+            // Of two members of one name the first counts.
+            let slot = slot.filter(|slot| *slot >= 63 || (self.missing >> slot) & 1 == 1);
+            match slot.and_then(|slot| Some((slot, self.values.get_mut(slot)?, self.needed.get(slot)?))) {
+                Some((slot, value, (_, kind))) => {
+                    *value = Value::of_json(kind, map.next_value::<&RawValue>()?);
+                    if slot < 63 {
+                        self.missing &= !(1 << slot);
+                    }
                 }
-                _ => {
+                None => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
@@ -264,8 +271,14 @@ impl Row<'_> {
                 Value::Bool(found.is_ok_and(|at| values.get(at).is_some_and(|value| equal(&operand, value))))
             }
             Node::Call(function, arguments) => {
-                let arguments: Vec<Value<'_>> = arguments.iter().map(|argument| self.value(argument)).collect();
-                functions::call(*function, &arguments)
+                // No function takes more than three.
+                let mut values = [const { Value::Null }; 3];
+                let mut count = 0;
+                for (value, argument) in values.iter_mut().zip(arguments) {
+                    *value = self.value(argument);
+                    count += 1;
+                }
+                functions::call(*function, values.get(..count).unwrap_or_default())
             }
             Node::Binary(BinaryOp::And, left, right) => Value::Bool(self.holds(left) && self.holds(right)),
             Node::Binary(BinaryOp::Or, left, right) => Value::Bool(self.holds(left) || self.holds(right)),
@@ -292,5 +305,43 @@ fn binary(op: BinaryOp, left: &Value<'_>, right: &Value<'_>) -> Value<'static> {
         BinaryOp::Gt => compared(Ordering::is_gt),
         BinaryOp::Ge => compared(Ordering::is_ge),
         op => functions::arithmetic(op, left, right),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(fields: usize, body: &str) -> Option<Vec<i128>> {
+        let needed: Vec<_> = (0..fields).map(|field| (format!("f{field}"), FieldKind::I64)).collect();
+        let record = RecordRef { body: body.as_bytes(), version: None, updated_at: None, deleted: false };
+        let number = |value: &Value<'_>| match value {
+            Value::Int(value) => *value,
+            _ => -1,
+        };
+        read(&needed, "1", record).ok().map(|values| values.iter().map(number).collect())
+    }
+
+    #[test]
+    fn a_row_is_read_up_to_the_last_field_that_is_needed_however_many_they_are() {
+        for fields in [1, 2, 3, 62, 63, 64, 65, 130] {
+            let member = |field: usize| format!("\"f{field}\":{field},\"other{field}\":[{{}}]");
+            let members: Vec<String> = (0..fields).map(member).collect();
+            let numbers: Vec<i128> = (0..fields as i128).collect();
+            let whole = format!("{{{}}}", members.join(","));
+            assert_eq!(found(fields, &whole), Some(numbers.clone()));
+            let backwards: Vec<String> = members.iter().rev().cloned().collect();
+            assert_eq!(found(fields, &format!("{{{}}}", backwards.join(","))), Some(numbers.clone()));
+            // What lies behind is not looked at, and a member that is missing is looked for up to the end.
+            let cut = whole.trim_end_matches("[{}]}");
+            assert_eq!(found(fields, cut), (fields <= 63).then(|| numbers.clone()), "{fields}");
+            assert_eq!(found(fields + 1, cut), None);
+            assert_eq!(found(fields + 1, &whole), Some([numbers, vec![-1]].concat()));
+        }
+        assert_eq!(found(2, r#"{"f0":1,"f0":2,"f1":3,"f1":4}"#), Some(vec![1, 3]), "of two members the first");
+        assert_eq!(found(1, r#"{"f0":null,"f0":2}"#), Some(vec![-1]));
+        for none in ["", "7", "[]", "{", r#"{"f0""#, r#"{"f0":"#] {
+            assert_eq!(found(1, none), None, "{none}");
+        }
     }
 }
