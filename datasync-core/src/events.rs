@@ -1,16 +1,27 @@
-//! What happens while a push or pull is under way.
+//! What happens while a push, a pull or something else that takes long is under way, with how much is done.
+//!
+//! | what | begins | goes on | ends |
+//! | --- | --- | --- | --- |
+//! | push | [`PushStarted`](SyncEvent::PushStarted) | [`ItemPushed`](SyncEvent::ItemPushed), `ItemDelayed`, `ItemParked` | [`PushEnded`](SyncEvent::PushEnded) |
+//! | pull | [`PullStarted`](SyncEvent::PullStarted) | [`PageFetched`](SyncEvent::PageFetched), [`PageCommitted`](SyncEvent::PageCommitted) | [`PullEnded`](SyncEvent::PullEnded) |
+//! | comparison with the service | [`VerifyStarted`](SyncEvent::VerifyStarted) | [`VerifyProgress`](SyncEvent::VerifyProgress) | [`VerifyEnded`](SyncEvent::VerifyEnded) |
+//! | purge, reset, sign-out | [`RemovalStarted`](SyncEvent::RemovalStarted) | nothing: one commit | [`RemovalEnded`](SyncEvent::RemovalEnded) |
+//!
+//! What ends with an error has no end here: whoever called it has the error. The migrations and indexes of a store that opens
+//! come before there is a client: they are told to
+//! [`ClientBuilder::on_progress`](crate::client::ClientBuilder::on_progress).
 
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
 use futures::{Stream, channel::mpsc};
 
 use crate::{
-    report::{PullReport, PushReport},
+    report::{PullReport, PurgeReport, PushReport, VerifyReport},
     row::OperationKind,
 };
 
@@ -95,6 +106,62 @@ pub enum SyncEvent {
         /// What it did.
         report: PullReport,
     },
+    /// A comparison with the service began; that of a pull that had to begin again too.
+    VerifyStarted {
+        /// The table.
+        table: Arc<str>,
+    },
+    /// A part of the rows is compared, and what differed is repaired.
+    VerifyProgress {
+        /// The table.
+        table: Arc<str>,
+        /// How many rows of the service are compared.
+        done: u64,
+        /// About how many there are, if the service said so.
+        total: Option<u64>,
+    },
+    /// A comparison has ended without an error.
+    VerifyEnded {
+        /// The table.
+        table: Arc<str>,
+        /// What it found.
+        report: VerifyReport,
+    },
+    /// A purge, a reset or a sign-out is about to remove rows from this device, all of them in one commit.
+    RemovalStarted {
+        /// The table; `None` for several of them.
+        table: Option<Arc<str>>,
+        /// About how many rows.
+        total: u64,
+    },
+    /// They are gone.
+    RemovalEnded {
+        /// As when it began.
+        table: Option<Arc<str>>,
+        /// What it did.
+        report: PurgeReport,
+    },
+}
+
+#[cfg(feature = "tracing")]
+fn traced() -> bool {
+    tracing::enabled!(target: "datasync", tracing::Level::DEBUG)
+}
+
+#[cfg(not(feature = "tracing"))]
+fn traced() -> bool {
+    false
+}
+
+#[cfg(feature = "tracing")]
+impl SyncEvent {
+    fn trace(&self) {
+        match self {
+            // The name of an account may be somebody's address.
+            SyncEvent::SignedIn { .. } => tracing::debug!(target: "datasync", "another account is shown"),
+            event => tracing::debug!(target: "datasync", "{event:?}"),
+        }
+    }
 }
 
 /// How many events wait for a reader before further ones are left out.
@@ -112,18 +179,24 @@ impl fmt::Debug for Events {
 impl Events {
     pub(crate) fn subscribe(&self) -> EventStream {
         let (sender, receiver) = mpsc::channel(CAPACITY);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        self.readers().push(sender);
         EventStream(receiver)
     }
 
-    pub(crate) fn emit(&self, event: impl FnOnce() -> SyncEvent) {
+    fn readers(&self) -> MutexGuard<'_, Vec<mpsc::Sender<SyncEvent>>> {
         let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         readers.retain(|reader| !reader.is_closed());
-        if readers.is_empty() {
+        readers
+    }
+
+    pub(crate) fn emit(&self, event: impl FnOnce() -> SyncEvent) {
+        if self.readers().is_empty() && !traced() {
             return;
         }
         let event = event();
-        for reader in readers.iter_mut() {
+        #[cfg(feature = "tracing")]
+        event.trace();
+        for reader in self.readers().iter_mut() {
             // A reader that is too slow misses events; it never slows a push or pull down.
             let _ = reader.try_send(event.clone());
         }

@@ -5,6 +5,9 @@
 //! an in-memory store, and the traits for backends: [`Store`](store::Store), [`Transport`](transport::Transport),
 //! [`Clock`](clock::Clock) and [`BlockingExecutor`](executor::BlockingExecutor).
 
+#[macro_use]
+mod trace;
+
 mod body;
 pub mod client;
 pub mod clock;
@@ -16,6 +19,8 @@ pub mod events;
 pub mod executor;
 pub mod export;
 pub mod memory;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod query;
 pub mod report;
 pub mod row;

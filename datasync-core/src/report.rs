@@ -36,6 +36,9 @@ pub struct PullReport {
     pub settled: u64,
     /// Conflicts found that wait for somebody.
     pub conflicts: u64,
+    /// Whether the service has more: the pull has ended after as many pages as the configuration allows, and the next one
+    /// goes on behind them.
+    pub more: bool,
 }
 
 /// What a comparison with the service has found and repaired.

@@ -218,6 +218,12 @@ impl ClientBuilder {
     /// missing, or the configuration names what does not exist; [`ErrorKind::NewerSchema`] if a newer release of the
     /// app has written the store, which is left as it was; [`ErrorKind::Store`] if the store cannot be opened.
     pub async fn build(self) -> Result<DatasyncClient, Error> {
+        traced!(self.open(), "open").await
+    }
+
+    async fn open(self) -> Result<DatasyncClient, Error> {
+        #[cfg(feature = "metrics")]
+        crate::metrics::describe();
         let missing = |what: &str| Error::new(ErrorKind::InvalidConfig, format!("the client has no {what}: add one"));
         let store = self.store.ok_or_else(|| missing("store"))?;
         let transport = self.transport.ok_or_else(|| missing("transport"))?;
@@ -284,6 +290,8 @@ impl ClientBuilder {
             events: crate::events::Events::default(),
             pushing: std::sync::Mutex::default(),
             pulling: std::sync::Mutex::default(),
+            #[cfg(feature = "metrics")]
+            pulled: crate::metrics::Pulled::default(),
         };
         Ok(DatasyncClient { engine: Arc::new(engine) })
     }

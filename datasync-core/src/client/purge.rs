@@ -22,6 +22,7 @@ use crate::{
     },
     entity::SyncEntity,
     error::{Error, SyncPhase},
+    events::SyncEvent,
     query::{Query, QueryDescription},
     report::PurgeReport,
     row::{Row, RowKey, SettledLoser},
@@ -76,11 +77,15 @@ pub(crate) async fn purge(
     let found = search(engine, table, &query).await?.rows.into_iter();
     let key = |id| RowKey { account: Arc::clone(&account), table: Arc::clone(&table.name), id };
     let rows: Vec<RowKey> = found.map(|(id, _)| key(id)).collect();
+    let total = rows.len() as u64;
+    engine.events.emit(|| SyncEvent::RemovalStarted { table: Some(Arc::clone(&table.name)), total });
     let tokens = engine.store.scopes(&account, &table.name).await?.into_iter().collect();
     let reads = Reads::rows(rows.clone()).losers(account);
     let plan = Plan { table: Arc::clone(table), rows, tokens, of_table, force };
-    let purged = engine.committer.commit(reads, move |tx| plan.run(tx)).await;
-    purged.map_err(|error| error.of(&table.name).during(SyncPhase::Leave))
+    let removed = traced!(engine.committer.commit(reads, move |tx| plan.run(tx)), "remove", rows = total).await;
+    let report = removed.map_err(|error| error.of(&table.name).during(SyncPhase::Leave))?;
+    engine.events.emit(|| SyncEvent::RemovalEnded { table: Some(Arc::clone(&table.name)), report });
+    Ok(report)
 }
 
 struct Plan {

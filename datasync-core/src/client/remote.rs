@@ -117,7 +117,9 @@ impl<E: SyncEntity> RemoteTable<E> {
         check_id(id)?;
         let (account, table) = (self.engine.account(), Arc::clone(&self.name));
         let request = RowRequest { account, table, id: id.into(), include_deleted: false };
-        let row = self.engine.transport.fetch(&request).await.map_err(|error| self.about(id, error.into()))?;
+        let row = traced!(self.engine.transport.fetch(&request), "remote", table = self.name)
+            .await
+            .map_err(|error| self.about(id, error.into()))?;
         row.map(Self::remote).transpose()
     }
 
@@ -187,8 +189,9 @@ impl<E: SyncEntity> RemoteTable<E> {
         check_id(id)?;
         let key = random_key(&*self.engine.clock);
         let (account, table, id) = (self.engine.account(), Arc::clone(&self.name), id.into());
-        let operation = PushOperation { account, table, id, kind, key, version, body, base };
-        let mut outcomes = self.engine.transport.push(&[operation]).await;
+        let operations = [PushOperation { account, table, id, kind, key, version, body, base }];
+        let pushed = self.engine.transport.push(&operations);
+        let mut outcomes = traced!(pushed, "remote", table = self.name).await;
         outcomes.pop().ok_or_else(|| Error::new(ErrorKind::Service, "the transport gave no outcome"))
     }
 

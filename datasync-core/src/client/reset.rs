@@ -80,6 +80,11 @@ pub(super) async fn remove(
         notes.extend(scope::notes(&*engine.store, clear).await?);
         reads = reads.unsent(clear.clone());
     }
+    let of = match what.as_slice() {
+        [only] => only.table.clone(),
+        _ => None,
+    };
+    engine.events.emit(|| SyncEvent::RemovalStarted { table: of.clone(), total: rows });
     let tables = Arc::clone(&engine.tables);
     let plan = move |tx: &mut Tx<'_>| {
         let mut lost: Vec<PendingChange> = Vec::new();
@@ -118,7 +123,10 @@ pub(super) async fn remove(
         }
         Ok(PurgeReport { rows, dropped: lost.len() as u64 })
     };
-    engine.committer.commit(reads, plan).await.map_err(|error| error.during(SyncPhase::Leave))
+    let removed = traced!(engine.committer.commit(reads, plan), "remove", rows = rows).await;
+    let report = removed.map_err(|error| error.during(SyncPhase::Leave))?;
+    engine.events.emit(|| SyncEvent::RemovalEnded { table: of, report });
+    Ok(report)
 }
 
 /// Refuses to drop what is nowhere else.

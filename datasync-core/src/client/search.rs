@@ -104,6 +104,10 @@ pub(crate) async fn search(
     table: &Table,
     query: &QueryDescription,
 ) -> Result<Rows<(Arc<str>, Record)>, Error> {
+    traced!(found(engine, table, query), "query", table = table.name).await
+}
+
+async fn found(engine: &Engine, table: &Table, query: &QueryDescription) -> Result<Rows<(Arc<str>, Record)>, Error> {
     // One account from the first page to the last.
     let account = engine.account();
     let Some(top) = query.top else {

@@ -195,7 +195,8 @@ impl Pages {
         if self.ended {
             return Ok(None);
         }
-        let mut page = self.engine.transport.fetch_page(&self.request).await.map_err(|error| {
+        let fetch = self.engine.transport.fetch_page(&self.request);
+        let mut page = traced!(fetch, "remote", table = self.request.table).await.map_err(|error| {
             let table = &self.request.table;
             let tried = || format!("querying `{table}` on the service");
             Error::from(error).of(table).during(SyncPhase::Remote).trying(tried)

@@ -220,7 +220,7 @@ impl Committer {
             journal: Arc::clone(&self.journal),
             last_place: state.last_place,
         };
-        let group = run(engine, members, head).boxed().shared();
+        let group = traced!(run(engine, members, head), "commit", members = taken).boxed().shared();
         state.running = Some(group.clone());
         group
     }

@@ -68,6 +68,8 @@ pub(crate) struct Engine {
     pub(crate) events: Events,
     pub(crate) pushing: Mutex<BTreeMap<Arc<str>, Arc<PushRun>>>,
     pub(crate) pulling: Mutex<BTreeMap<(ScopeKey, String), Arc<PullRun>>>,
+    #[cfg(feature = "metrics")]
+    pub(crate) pulled: crate::metrics::Pulled,
 }
 
 impl Engine {
@@ -92,7 +94,8 @@ impl Engine {
     /// What the service has of a row.
     pub(crate) async fn fetch(&self, key: &RowKey) -> Result<ServiceCopy, TransportError> {
         let RowKey { account, table, id } = key.clone();
-        let row = self.transport.fetch(&RowRequest { account, table, id, include_deleted: true }).await?;
+        let request = RowRequest { account, table, id, include_deleted: true };
+        let row = traced!(self.transport.fetch(&request), "fetch", table = request.table).await?;
         Ok(row.map_or(ServiceCopy::Absent, |row: ServiceRow| ServiceCopy::Found(row.record)))
     }
 }

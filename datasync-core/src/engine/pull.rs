@@ -82,7 +82,8 @@ pub(crate) async fn pull(engine: &Arc<Engine>, table: &Arc<Table>, wanted: Wante
     let state = ScopeState::default();
     let report = PullReport::default();
     let run = Run { engine: Arc::clone(engine), table: Arc::clone(table), scope, query, page_size, state, report };
-    slot.join((), move |requests| run.all(requests).boxed()).await
+    let name = Arc::clone(&table.name);
+    slot.join((), move |requests| traced!(run.all(requests), "pull", table = name).boxed()).await
 }
 
 async fn pending(engine: &Engine, account: &Arc<str>, table: &Arc<str>) -> Result<bool, Error> {
@@ -106,10 +107,24 @@ struct Run {
 type Fetched = (Page, Request);
 
 impl Run {
-    /// Passes until each caller has seen at least one request that left after its call.
+    /// The whole pull.
     async fn all(mut self, requests: Requests<()>) -> Result<PullReport, Error> {
         let table = Arc::clone(&self.table.name);
         self.engine.events.emit(|| SyncEvent::PullStarted { table: Arc::clone(&table) });
+        #[cfg(feature = "metrics")]
+        self.engine.pull_begins(&table);
+        let pulled = self.passes(&requests).await;
+        #[cfg(feature = "metrics")]
+        self.engine.pull_ends(&self.scope.account, &table, pulled.as_ref().is_ok_and(|report| !report.more)).await;
+        if let Ok(report) = pulled {
+            self.engine.events.emit(|| SyncEvent::PullEnded { table, report });
+        }
+        pulled
+    }
+
+    /// Passes until each caller has seen at least one request that left after its call.
+    async fn passes(&mut self, requests: &Requests<()>) -> Result<PullReport, Error> {
+        let table = Arc::clone(&self.table.name);
         loop {
             requests.take();
             match self.pass().await {
@@ -126,7 +141,6 @@ impl Run {
             if requests.close() {
                 let report = self.report;
                 conflict::expire_losers(&self.engine).await?;
-                self.engine.events.emit(|| SyncEvent::PullEnded { table, report });
                 return Ok(report);
             }
         }
@@ -183,6 +197,7 @@ impl Run {
             self.engine.events.emit(|| SyncEvent::PageCommitted { table: Arc::clone(table), done, total });
             next = fetched?;
         }
+        self.report.more = !complete;
         match self.state.check {
             Some(check) if complete => self.check(check, generation).await,
             _ => Ok(()),
@@ -277,10 +292,9 @@ impl Run {
             overlap: self.engine.settings.pull_overlap,
             include_deleted: true,
         };
-        let fetched =
-            self.engine.transport.fetch_page(&wanted).await.map_err(|error| {
-                Error::from(error).trying(|| format!("fetching page {page} of `{}`", self.table.name))
-            })?;
+        let fetched = traced!(self.engine.transport.fetch_page(&wanted), "fetch", page = page)
+            .await
+            .map_err(|error| Error::from(error).trying(|| format!("fetching page {page} of `{}`", self.table.name)))?;
         Ok((fetched, request))
     }
 

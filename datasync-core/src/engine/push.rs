@@ -49,7 +49,7 @@ pub(crate) async fn push(
         Arc::clone(pushing.entry(Arc::clone(&account)).or_default())
     };
     let shared = Arc::clone(engine);
-    slot.join(target, move |requests| run(shared, account, requests).boxed()).await
+    slot.join(target, move |requests| traced!(run(shared, account, requests), "push").boxed()).await
 }
 
 impl Engine {
@@ -64,11 +64,15 @@ impl Engine {
 }
 
 async fn run(engine: Arc<Engine>, account: Arc<str>, requests: Requests<Target>) -> Result<PushReport, Error> {
+    #[cfg(feature = "metrics")]
+    engine.measure(&account).await;
     let paused = engine.paused(&account).await?.is_some();
     let pushed = waves(&engine, Run { account: Arc::clone(&account), paused, ..Run::default() }, &requests).await;
     if pushed.as_ref().is_err_and(Error::is_refused_sign_in) {
         engine.pause(&account).await?;
     }
+    #[cfg(feature = "metrics")]
+    engine.measure(&account).await;
     pushed.map_err(|error| error.during(SyncPhase::Push).trying(|| "pushing".to_owned()))
 }
 
@@ -96,7 +100,9 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
                 }
             };
             let answered = run.progress.answered();
-            let again = wave::send(engine, &mut run.progress, selected, able).await?;
+            let operations = selected.len();
+            let wave = wave::send(engine, &mut run.progress, selected, able);
+            let again = traced!(wave, "wave", operations = operations).await?;
             let progressed = run.progress.answered() > answered;
             // What went may have been waited for by what was passed.
             run.again |= again || (!run.blocked.is_empty() && progressed);

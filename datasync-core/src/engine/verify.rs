@@ -26,6 +26,7 @@ use crate::{
         table::Table,
     },
     error::{Error, ErrorKind},
+    events::SyncEvent,
     query::{BinaryOp, Evaluator, Expr, Literal, OrderBy, QueryDescription},
     report::VerifyReport,
     row::{RowKey, ServiceCopy},
@@ -40,6 +41,15 @@ const CHUNK: usize = 1_000;
 /// The version of each id.
 type Versions = BTreeMap<Arc<str>, Option<String>>;
 
+/// A part of the service's rows.
+struct Listed {
+    versions: Versions,
+    /// Whether there are more behind them.
+    more: bool,
+    /// How many rows the query has, if the service was asked and said so.
+    count: Option<u64>,
+}
+
 /// Compares the rows of a scope with the service, and repairs what differs. `restored` says that the service may have lost
 /// rows: their bodies are then kept.
 pub(crate) async fn verify(
@@ -52,23 +62,10 @@ pub(crate) async fn verify(
     let evaluator = Evaluator::new(query, &table.schema)
         .map_err(|error| Error::caused(ErrorKind::InvalidQuery, error.to_string(), error))?;
     let run = Run { engine, table, scope, query, evaluator: Arc::new(evaluator), restored };
-    let mut report = VerifyReport::default();
-    let mut after: Option<Arc<str>> = None;
-    loop {
-        // From before the list on: whatever changes later is no business of this list.
-        let request = Arc::new(engine.crossing.request());
-        let (mut listed, more) = run.list(after.as_ref()).await?;
-        report.compared += listed.len() as u64;
-        let upto = if more { listed.last_key_value().map(|(id, _)| Arc::clone(id)) } else { None };
-        let mut suspects = BTreeSet::new();
-        run.compare(after.as_ref(), upto.as_ref(), &mut listed, &mut suspects).await?;
-        suspects.extend(listed.into_keys());
-        run.repair(suspects, &request, &mut report).await?;
-        match upto {
-            Some(upto) => after = Some(upto),
-            None => return Ok(report),
-        }
-    }
+    engine.events.emit(|| SyncEvent::VerifyStarted { table: Arc::clone(&table.name) });
+    let report = traced!(run.all(), "verify", table = table.name).await?;
+    engine.events.emit(|| SyncEvent::VerifyEnded { table: Arc::clone(&table.name), report });
+    Ok(report)
 }
 
 struct Run<'r> {
@@ -81,9 +78,34 @@ struct Run<'r> {
 }
 
 impl Run<'_> {
-    /// The next ids of the query with their versions, and whether there are more.
-    async fn list(&self, after: Option<&Arc<str>>) -> Result<(Versions, bool), Error> {
+    async fn all(&self) -> Result<VerifyReport, Error> {
+        let mut report = VerifyReport::default();
+        let mut after: Option<Arc<str>> = None;
+        let mut total = None;
+        loop {
+            // From before the list on: whatever changes later is no business of this list.
+            let request = Arc::new(self.engine.crossing.request());
+            let Listed { mut versions, more, count } = self.list(after.as_ref()).await?;
+            total = total.or(count);
+            report.compared += versions.len() as u64;
+            let upto = if more { versions.last_key_value().map(|(id, _)| Arc::clone(id)) } else { None };
+            let mut suspects = BTreeSet::new();
+            self.compare(after.as_ref(), upto.as_ref(), &mut versions, &mut suspects).await?;
+            suspects.extend(versions.into_keys());
+            self.repair(suspects, &request, &mut report).await?;
+            let (table, done) = (&self.table.name, report.compared);
+            self.engine.events.emit(|| SyncEvent::VerifyProgress { table: Arc::clone(table), done, total });
+            match upto {
+                Some(upto) => after = Some(upto),
+                None => return Ok(report),
+            }
+        }
+    }
+
+    /// The next rows of the query; with the first ones, how many there are.
+    async fn list(&self, after: Option<&Arc<str>>) -> Result<Listed, Error> {
         let mut query = self.query.clone();
+        query.count = after.is_none();
         if let Some(after) = after {
             let behind = Expr::Literal(Literal::Text(after.as_ref().to_owned()));
             query.and(Expr::binary(BinaryOp::Gt, Expr::Field(ID.to_owned()), behind));
@@ -102,14 +124,14 @@ impl Run<'_> {
             overlap: std::time::Duration::ZERO,
             include_deleted: false,
         };
-        let mut listed = Versions::new();
+        let (mut versions, mut count) = (Versions::new(), None);
         loop {
             let page = self.engine.transport.fetch_page(&request).await?;
-            listed.extend(page.rows.into_iter().map(|row| (row.id, row.record.version)));
+            count = count.or(page.total);
+            versions.extend(page.rows.into_iter().map(|row| (row.id, row.record.version)));
             // A service may cut pages shorter than was asked for; what its link leads to is the rest of this list.
             if !page.more || page.token.is_none() {
-                let more = listed.len() >= CHUNK;
-                return Ok((listed, more));
+                return Ok(Listed { more: versions.len() >= CHUNK, versions, count });
             }
             request.token = page.token;
             request.first = false;

@@ -241,7 +241,7 @@ fn park(operation: &mut Operation, message: &str) {
 async fn send_together(engine: &Engine, part: Vec<Sent>) -> Vec<(Sent, PushOutcome)> {
     let requests: Vec<PushOperation> = part.iter().map(|sent| sent.request.clone()).collect();
     let missing = || TransportError::new(TransportErrorKind::Protocol, "the transport gave no outcome");
-    let mut outcomes = engine.transport.push(&requests).await.into_iter();
+    let mut outcomes = traced!(engine.transport.push(&requests), "send", operations = requests.len()).await.into_iter();
     let outcome = |sent| (sent, outcomes.next().unwrap_or_else(|| PushOutcome::Failed(missing())));
     part.into_iter().map(outcome).collect()
 }
