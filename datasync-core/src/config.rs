@@ -1,6 +1,6 @@
 //! The configuration of a client: what may differ from app to app without another line of code.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use jiff::{Span, SpanRelativeTo};
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -133,8 +133,8 @@ impl Default for SyncSection {
     }
 }
 
-/// A section `[tables.<name>]`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+/// A section `[tables.<name>]`. Its `Debug` output does not show the filter.
+#[derive(Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TableSection {
     /// How conflicts of this table are settled.
@@ -151,6 +151,19 @@ pub struct TableSection {
     /// The name of that query, so that a changed filter is noticed: the rows that are no longer in it then leave this
     /// device, as in Datasync's `QueryId`.
     pub query_id: Option<String>,
+}
+
+impl fmt::Debug for TableSection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TableSection { conflict, fallback, merge, filter, query_id } = self;
+        f.debug_struct("TableSection")
+            .field("conflict", conflict)
+            .field("fallback", fallback)
+            .field("merge", merge)
+            .field("filter", &filter.is_some())
+            .field("query_id", query_id)
+            .finish()
+    }
 }
 
 impl SyncConfig {

@@ -25,6 +25,7 @@ pub mod query;
 pub mod report;
 pub mod row;
 pub mod schema;
+mod secrets;
 pub mod store;
 pub mod transport;
 

@@ -7,6 +7,7 @@ use futures::{StreamExt, stream::BoxStream};
 use jiff::SignedDuration;
 use uuid::Uuid;
 
+pub use crate::secrets::Secrets;
 use crate::{
     query::QueryDescription,
     row::{Body, DEFAULT_ACCOUNT, OperationKind, Record},
@@ -326,7 +327,7 @@ pub struct TransportError {
 }
 
 impl TransportError {
-    /// An error of this kind; `message` holds no body, token or credential.
+    /// An error of this kind; `message` holds no body, token or credential: [`Secrets`] takes out what a service repeats.
     pub fn new(kind: TransportErrorKind, message: impl Into<String>) -> TransportError {
         TransportError { kind, message: message.into(), status: None, retry_after: None, source: None }
     }

@@ -60,7 +60,9 @@ pub struct HttpTransportBuilder {
 
 impl fmt::Debug for HttpTransportBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpTransportBuilder").field("base", &self.base).finish_non_exhaustive()
+        // An address may carry what it must not; then it is refused.
+        let base = Url::parse(&self.base).map(|base| base.origin().ascii_serialization());
+        f.debug_struct("HttpTransportBuilder").field("base", &base.unwrap_or_default()).finish_non_exhaustive()
     }
 }
 

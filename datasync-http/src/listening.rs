@@ -32,9 +32,9 @@ async fn begin(
 ) -> Result<BoxStream<'static, Result<ChangeNotice, TransportError>>, TransportError> {
     let request = transport.prepare(request::changes(&transport.endpoints))?;
     let exchange = |request| transport.in_time(transport.exchange.stream(request));
-    let stream = transport.authorized(&request, Some(&account), exchange).await?;
+    let (stream, sent) = transport.authorized(&request, Some(&account), exchange).await?;
     if stream.head.status != 200 {
-        return Err(response::failure(&stream.head));
+        return Err(response::failure(&stream.head, &sent));
     }
     let kind = stream.head.header("content-type").unwrap_or_default();
     if !kind.to_ascii_lowercase().starts_with("text/event-stream") {

@@ -34,6 +34,7 @@ use crate::{
         position::Position,
         request::{self, Endpoints},
         response::{self, RawPage},
+        sent::Sent,
     },
     compression,
     config::{HttpConfigError, HttpTransportBuilder},
@@ -169,17 +170,19 @@ impl HttpTransport {
         Ok(request)
     }
 
-    /// An attempt with the token of the account, and once more with another one if the service refuses it.
+    /// An attempt with the token of the account, and once more with another one if the service refuses it; with the answer
+    /// comes what no error must repeat.
     pub(crate) async fn authorized<T: Answer, F: Future<Output = Result<T, TransportError>>>(
         &self,
         request: &HttpRequest,
         account: Account<'_>,
         attempt: impl Fn(HttpRequest) -> F,
-    ) -> Result<T, TransportError> {
+    ) -> Result<(T, Sent), TransportError> {
+        let mut sent = Sent::of(request);
         let Some(tokens) = &self.tokens else {
             return match account {
                 Some(account) if !account.is_empty() => Err(other_account()),
-                _ => attempt(request.clone()).await,
+                _ => Ok((attempt(request.clone()).await?, sent)),
             };
         };
         let mut refused = None;
@@ -187,28 +190,29 @@ impl HttpTransport {
             let authorization = tokens.authorize(&*self.clock, account, refused).await?;
             let mut request = request.clone();
             if let Some((name, value)) = authorization.header {
+                sent.add_credential(&value);
                 request.headers.push((name.into(), value));
             }
             let answer = attempt(request).await?;
             if answer.head().status != 401 || refused.is_some() {
-                return Ok(answer);
+                return Ok((answer, sent));
             }
             refused = Some(authorization.number);
         }
     }
 
     /// Sends, and sends again what may be sent again.
-    async fn send(&self, request: HttpRequest, account: Account<'_>) -> Result<HttpResponse, TransportError> {
+    async fn send(&self, request: HttpRequest, account: Account<'_>) -> Result<(HttpResponse, Sent), TransportError> {
         let request = self.prepare(request)?;
         let changes = request.method != Method::Get;
         let mut attempt = 0;
         loop {
             let exchange = |request| self.in_time(self.exchange.send(request, self.max_body));
             let error = match self.authorized(&request, account, exchange).await {
-                Ok(response) if changes || !matches!(response.status, 408 | 425 | 429 | 500..=599) => {
-                    return Ok(response);
+                Ok((response, sent)) if changes || !matches!(response.status, 408 | 425 | 429 | 500..=599) => {
+                    return Ok((response, sent));
                 }
-                Ok(response) => response::failure(&response),
+                Ok((response, sent)) => response::failure(&response, &sent),
                 Err(error) => error,
             };
             let wait = retry::wait(attempt, error.retry_after(), self.clock.random());
@@ -228,8 +232,8 @@ impl HttpTransport {
         if let Some(extensions) = *known {
             return Ok(extensions);
         }
-        let response = self.send(request::get(self.endpoints.below(capabilities::PATH)), None).await?;
-        let extensions = capabilities::read(&response)?;
+        let (response, sent) = self.send(request::get(self.endpoints.below(capabilities::PATH)), None).await?;
+        let extensions = capabilities::read(&response, &sent)?;
         *known = Some(extensions).filter(|extensions| extensions.certain);
         Ok(extensions)
     }
@@ -252,8 +256,8 @@ impl HttpTransport {
                 Position::Keyset(keyset) => {
                     let query = keyset.query(&page.query, page.page_size, page.first);
                     let request = request::query(&self.endpoints, &page.table, &query, true);
-                    let response = self.send(request, Some(&page.account)).await?;
-                    let raw = response::page(&response)?;
+                    let (response, sent) = self.send(request, Some(&page.account)).await?;
+                    let raw = response::page(&response, &sent)?;
                     let (behind, more) = keyset.behind(&raw, page.page_size, page.overlap)?;
                     let token = Some(Position::Keyset(behind).token()?);
                     return Ok(page_of(raw, token, more));
@@ -261,8 +265,8 @@ impl HttpTransport {
             };
             let query = place.query(&page.query, page.page_size, page.first);
             let request = request::delta(&self.endpoints, &page.table, &query, &place.token);
-            let response = self.send(request, Some(&page.account)).await?;
-            let raw = response::page(&response)?;
+            let (response, sent) = self.send(request, Some(&page.account)).await?;
+            let raw = response::page(&response, &sent)?;
             if let Some((behind, more)) = place.behind(&raw)? {
                 let token = Some(Position::Delta(behind).token()?);
                 let mut found = page_of(raw, token, more);
@@ -283,7 +287,8 @@ impl HttpTransport {
             Some(link) => request::get(self.endpoints.next(&page.table, &link.0)?),
             None => request::query(&self.endpoints, &page.table, &page.query, page.include_deleted),
         };
-        let raw = response::page(&self.send(request, Some(&page.account)).await?)?;
+        let (response, sent) = self.send(request, Some(&page.account)).await?;
+        let raw = response::page(&response, &sent)?;
         let token = raw.next_link.as_ref().map(|link| DeltaToken(link.as_str().into()));
         let more = token.is_some();
         Ok(page_of(raw, token, more))
@@ -295,7 +300,10 @@ impl HttpTransport {
             Err(error) => return PushOutcome::Failed(error),
         };
         match self.send(request, Some(&operation.account)).await {
-            Ok(response) => response::outcome(&response, &operation.id),
+            Ok((response, sent)) => {
+                let sent = sent.with_operations(std::slice::from_ref(operation));
+                response::outcome(&response, &operation.id, &sent)
+            }
             Err(error) => PushOutcome::Failed(error),
         }
     }
@@ -328,7 +336,8 @@ impl HttpTransport {
             if extensions.gzip {
                 request = compression::compress(request);
             }
-            let answer = self.send(request, Some(account)).await.map(|response| batch::answer(&response, part));
+            let sent = self.send(request, Some(account)).await;
+            let answer = sent.map(|(response, sent)| batch::answer(&response, part, &sent.with_operations(part)));
             let (found, next) = match answer {
                 Ok(batch::Answer::Each(found)) => (found, part.len().saturating_mul(2)),
                 Ok(batch::Answer::Refused) => (Vec::new(), part.len() / 2),
@@ -395,8 +404,8 @@ impl Transport for HttpTransport {
 
     async fn fetch(&self, row: &RowRequest) -> Result<Option<ServiceRow>, TransportError> {
         let request = request::read(&self.endpoints, &row.table, &row.id, row.include_deleted);
-        let response = self.send(request, Some(&row.account)).await?;
-        response::read(&response, &row.id)
+        let (response, sent) = self.send(request, Some(&row.account)).await?;
+        response::read(&response, &row.id, &sent)
     }
 
     async fn push(&self, operations: &[PushOperation]) -> Vec<PushOutcome> {

@@ -9,6 +9,7 @@ use crate::{
     entity::SyncEntity,
     error::Error,
     row::{OperationKind, Record, ServiceCopy},
+    transport::Secrets,
 };
 
 /// How a conflict ends.
@@ -91,7 +92,13 @@ pub(crate) fn erase<E: SyncEntity>(resolver: impl ConflictResolver<E>) -> Arc<Re
             Ok(resolution) => {
                 outcome(&sides.key.id, resolution).unwrap_or_else(|error| Outcome::Park(error.to_string()))
             }
-            Err(error) => Outcome::Park(format!("the conflict resolver failed: {error}")),
+            Err(error) => {
+                // A library that the resolver calls may repeat what it was given (I21).
+                let mut given = Secrets::default();
+                let records = [sides.base, sides.local, sides.service.live()];
+                records.into_iter().flatten().for_each(|record| given.add_json(record.body.as_bytes()));
+                Outcome::Park(given.hide(&format!("the conflict resolver failed: {error}")))
+            }
         }
     })
 }

@@ -32,6 +32,7 @@ use crate::{
     engine::table::Table,
     error::Error,
     row::{Body, Hold, Operation, ParkReason, Parked, Quarantine, Record, Row, RowKey, ServiceCopy, SettledLoser},
+    transport::Secrets,
 };
 
 /// One migration, without the type of its table.
@@ -64,7 +65,12 @@ impl Migrations {
                 let number = from + number + 1;
                 value = catch_unwind(AssertUnwindSafe(|| step(value)))
                     .map_err(|_| format!("the migration from schema {number} panicked"))?
-                    .map_err(|error| format!("the migration from schema {number} failed: {error}"))?;
+                    .map_err(|error| {
+                        // A library that the migration calls may repeat what it was given (I21).
+                        let mut given = Secrets::default();
+                        given.add_json(body.as_bytes());
+                        given.hide(&format!("the migration from schema {number} failed: {error}"))
+                    })?;
             }
             Ok(value)
         })

@@ -200,7 +200,11 @@ impl Compiler<'_> {
     fn condition(&mut self, expr: &Expr) -> Result<Node, QueryError> {
         match self.node(expr)? {
             (node, Type::Bool | Type::Null) => Ok(node),
-            (_, other) => Err(QueryError::new(format!("`{expr}` must be a condition, but is {}", other.name()))),
+            (_, other) => Err(QueryError::new(format!(
+                "`{}` must be a condition, but is {}",
+                expr.without_constants(),
+                other.name()
+            ))),
         }
     }
 
@@ -221,7 +225,12 @@ impl Compiler<'_> {
         let kind = if arithmetic {
             for (expr, kind) in [(left, &left_kind), (right, &right_kind)] {
                 if !kind.is_number() && *kind != Type::Null {
-                    let message = format!("`{expr}` is {}, and `{}` takes numbers", kind.name(), op.keyword());
+                    let message = format!(
+                        "`{}` is {}, and `{}` takes numbers",
+                        expr.without_constants(),
+                        kind.name(),
+                        op.keyword()
+                    );
                     return Err(QueryError::new(message));
                 }
             }
@@ -234,6 +243,7 @@ impl Compiler<'_> {
             Type::Bool
         } else {
             let (one, other) = (left_kind.name(), right_kind.name());
+            let (left, right) = (left.without_constants(), right.without_constants());
             let message = format!("`{left}` is {one}, and cannot be compared with `{right}`, {other}");
             return Err(QueryError::new(message));
         };
@@ -250,7 +260,8 @@ impl Compiler<'_> {
         for (position, argument) in arguments.iter().enumerate() {
             let (node, kind) = self.node(argument)?;
             if !accepts(function, position, &kind) {
-                let message = format!("`{}` cannot take `{argument}`, {}", function.name(), kind.name());
+                let message =
+                    format!("`{}` cannot take `{}`, {}", function.name(), argument.without_constants(), kind.name());
                 return Err(QueryError::new(message));
             }
             nodes.push(node);
@@ -314,12 +325,12 @@ fn beside(literal: &Literal, other: &Type, arithmetic: bool) -> Result<(Node, Ty
         _ => true,
     };
     if !is_number {
-        return Err(QueryError::new(format!("`{literal}` is not a number, or has more than 38 digits")));
+        return Err(QueryError::new("a constant is not a number, or has more than 38 digits"));
     }
     let (value, kind) = match (literal, other) {
         (Literal::Text(name), Type::Enum(names)) => {
             let position = names.iter().position(|known| known == name);
-            let unknown = || QueryError::new(format!("`{name}` is not one of {}", names.join(", ")));
+            let unknown = || QueryError::new(format!("a constant is not one of {}", names.join(", ")));
             (Value::Enum(position.ok_or_else(unknown)?), other.clone())
         }
         (_, Type::Float) if own.is_number() => {
@@ -352,7 +363,7 @@ fn listed(literal: &Literal, operand: &Type) -> Result<Value<'static>, QueryErro
         (Node::Constant(value), kind) if comparable(BinaryOp::Eq, operand, &kind) => Ok(value),
         (_, kind) => {
             let (one, other) = (kind.name(), operand.name());
-            Err(QueryError::new(format!("`{literal}` is {one}, and the list is of {other}")))
+            Err(QueryError::new(format!("a constant is {one}, and the list is of {other}")))
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// A whole query: what the options of an OData query string say.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct QueryDescription {
     /// Which rows; `None` for all.
     pub filter: Option<Expr>,
@@ -43,6 +43,23 @@ pub struct OrderBy {
     pub field: String,
     /// Whether the greatest value comes first.
     pub descending: bool,
+}
+
+/// Without the constants of the filter and the values of the parameters (I21).
+impl fmt::Debug for QueryDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let QueryDescription { filter, order, skip, top, select, count, include_deleted, parameters } = self;
+        f.debug_struct("QueryDescription")
+            .field("filter", filter)
+            .field("order", order)
+            .field("skip", skip)
+            .field("top", top)
+            .field("select", select)
+            .field("count", count)
+            .field("include_deleted", include_deleted)
+            .field("parameters", &parameters.keys())
+            .finish()
+    }
 }
 
 impl QueryDescription {

@@ -1,5 +1,7 @@
 //! The tree of a filter: what the printer prints, the parser builds and the evaluator walks.
 
+use std::fmt;
+
 use jiff::{Timestamp, civil};
 use uuid::Uuid;
 
@@ -31,6 +33,21 @@ impl Expr {
     #[must_use]
     pub fn binary(op: BinaryOp, left: Expr, right: Expr) -> Expr {
         Expr::Binary(op, Box::new(left), Box::new(right))
+    }
+
+    /// The expression with `…` in place of its constants: for errors, which may end in a log (I21).
+    pub(super) fn without_constants(&self) -> Expr {
+        let boxed = |inner: &Expr| Box::new(inner.without_constants());
+        match self {
+            Expr::Literal(_) => Expr::Field("…".to_owned()),
+            Expr::Field(_) => self.clone(),
+            Expr::Binary(op, left, right) => Expr::Binary(*op, boxed(left), boxed(right)),
+            Expr::Not(inner) => Expr::Not(boxed(inner)),
+            Expr::In(operand, _) => Expr::In(boxed(operand), Vec::new()),
+            Expr::Call(function, arguments) => {
+                Expr::Call(*function, arguments.iter().map(Expr::without_constants).collect())
+            }
+        }
     }
 
     /// Calls `visit` for each property that the expression names, left to right, repeats included.
@@ -213,8 +230,8 @@ impl Function {
     }
 }
 
-/// A constant of a filter.
-#[derive(Clone, Debug, PartialEq)]
+/// A constant of a filter. Its `Debug` output says of what kind it is and never shows it; `Display` prints it.
+#[derive(Clone, PartialEq)]
 pub enum Literal {
     /// `null`
     Null,
@@ -247,4 +264,24 @@ pub enum Literal {
         /// North is positive.
         latitude: f64,
     },
+}
+
+impl fmt::Debug for Literal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Literal::Null => "Null",
+            Literal::Bool(_) => "Bool",
+            Literal::Int(_) => "Int",
+            Literal::Long(_) => "Long",
+            Literal::Single(_) => "Single",
+            Literal::Double(_) => "Double",
+            Literal::Decimal(_) => "Decimal",
+            Literal::Text(_) => "Text",
+            Literal::Timestamp(_) => "Timestamp",
+            Literal::Date(_) => "Date",
+            Literal::Time(_) => "Time",
+            Literal::Uuid(_) => "Uuid",
+            Literal::Point { .. } => "Point",
+        })
+    }
 }

@@ -46,7 +46,12 @@ impl FromStr for Expr {
 }
 
 fn unexpected(token: Token<'_>) -> QueryError {
-    QueryError::at_byte(token.at, format!("`{}` was not expected here", token.text))
+    // Names are repeated, constants are not (I21).
+    let message = match token.kind {
+        Kind::Quoted | Kind::Number => "a constant was not expected here".to_owned(),
+        _ => format!("`{}` was not expected here", token.text),
+    };
+    QueryError::at_byte(token.at, message)
 }
 
 fn too_deep(at: usize) -> QueryError {
@@ -158,7 +163,7 @@ impl<'t> Parser<'t> {
         }
         if behind.kind == Kind::Quoted && behind.at == token.at + text.len() {
             self.take()?;
-            let wrong = || QueryError::at_byte(token.at, format!("`{text}{}` is not a constant", behind.text));
+            let wrong = || QueryError::at_byte(token.at, format!("`{text}'…'` is not a constant"));
             let literal = prefixed(text, &unquote(behind.text)).ok_or_else(wrong)?;
             return Ok(Tree(Expr::Literal(literal), 0));
         }
@@ -229,7 +234,7 @@ impl<'t> Parser<'t> {
         } else {
             return Err(QueryError::at_byte(kind.at, format!("there is no cast to `{}`", kind.text)));
         };
-        let wrong = || QueryError::at_byte(from, format!("`{text}` is not a literal of the type `{}`", kind.text));
+        let wrong = || QueryError::at_byte(from, format!("this is not a literal of the type `{}`", kind.text));
         Ok(Tree(Expr::Literal(literal.ok_or_else(wrong)?), 0))
     }
 
@@ -291,7 +296,7 @@ fn bare(text: &str) -> Option<Literal> {
 }
 
 fn number(token: Token<'_>, text: &str) -> Result<Literal, QueryError> {
-    let wrong = || QueryError::at_byte(token.at, format!("`{text}` is not a constant"));
+    let wrong = || QueryError::at_byte(token.at, "this is not a constant");
     if text.len() == 36
         && let Ok(uuid) = Uuid::try_parse(text)
     {

@@ -11,6 +11,7 @@ use crate::{
     codec::{
         request::{self, Endpoints},
         response,
+        sent::Sent,
     },
     exchange::{HttpRequest, HttpResponse, Method},
 };
@@ -85,25 +86,25 @@ pub(crate) enum Answer {
     All(TransportError),
 }
 
-pub(crate) fn answer(response: &HttpResponse, operations: &[PushOperation]) -> Answer {
+pub(crate) fn answer(response: &HttpResponse, operations: &[PushOperation], sent: &Sent) -> Answer {
     match response.status {
         200 => match serde_json::from_slice::<Answered<'_>>(&response.body) {
-            Ok(answered) => Answer::Each(each(answered, operations)),
+            Ok(answered) => Answer::Each(each(answered, operations, sent)),
             Err(_) => Answer::All(response::unreadable("a batch", response)),
         },
-        401 | 408 | 425 | 429 => Answer::All(response::failure(response)),
+        401 | 408 | 425 | 429 => Answer::All(response::failure(response, sent)),
         400..=499 => Answer::Refused,
-        _ => Answer::All(response::failure(response)),
+        _ => Answer::All(response::failure(response, sent)),
     }
 }
 
 /// An operation without an outcome is in doubt, and it alone.
-fn each(answered: Answered<'_>, operations: &[PushOperation]) -> Vec<PushOutcome> {
+fn each(answered: Answered<'_>, operations: &[PushOperation], sent: &Sent) -> Vec<PushOutcome> {
     let mut outcomes = answered.outcomes.into_iter();
     let outcome = |operation: &PushOperation| match outcomes.next() {
         Some(Outcome { status, body }) => {
             let body = body.map(|body| body.get().as_bytes().to_vec()).unwrap_or_default();
-            response::outcome(&HttpResponse { status, headers: Vec::new(), body }, &operation.id)
+            response::outcome(&HttpResponse { status, headers: Vec::new(), body }, &operation.id, sent)
         }
         None => {
             let message = "the answer to a batch has no outcome for this operation";
@@ -156,9 +157,9 @@ mod tests {
     fn i05_an_operation_without_an_outcome_is_in_doubt_and_it_alone() {
         let operations = [operation("1", OperationKind::Insert), operation("2", OperationKind::Delete)];
         let response = |status, body: &str| HttpResponse { status, headers: Vec::new(), body: body.into() };
-        let read = |status, body: &str| format!("{:?}", answer(&response(status, body), &operations));
+        let read = |status, body: &str| format!("{:?}", answer(&response(status, body), &operations, &Sent::default()));
         let Answer::Each(outcomes) =
-            answer(&response(200, r#"{"outcomes":[{"status":201,"body":{"id":"1"}}]}"#), &operations)
+            answer(&response(200, r#"{"outcomes":[{"status":201,"body":{"id":"1"}}]}"#), &operations, &Sent::default())
         else {
             panic!("an outcome each")
         };

@@ -3,7 +3,10 @@
 use datasync_core::transport::TransportError;
 use serde::Deserialize;
 
-use crate::{codec::response, exchange::HttpResponse};
+use crate::{
+    codec::{response, sent::Sent},
+    exchange::HttpResponse,
+};
 
 /// Where the document is, below the base.
 pub(crate) const PATH: &str = ".well-known/datasync";
@@ -53,9 +56,9 @@ struct Document {
 /// Reads the answer. Whatever is no document means a service without extensions; what may pass is an error, so that a
 /// bad moment is never taken for an original service. A page or a redirect in place of a document may be an original's way
 /// to say that it has none, or a network's to ask for a sign-in.
-pub(crate) fn read(response: &HttpResponse) -> Result<Extensions, TransportError> {
+pub(crate) fn read(response: &HttpResponse, sent: &Sent) -> Result<Extensions, TransportError> {
     match response.status {
-        401 | 408 | 425 | 429 | 500 | 502..=599 => Err(response::failure(response)),
+        401 | 408 | 425 | 429 | 500 | 502..=599 => Err(response::failure(response, sent)),
         200 => {
             let document = serde_json::from_slice::<Document>(&response.body).ok();
             let document = document.filter(|document| document.version == VERSION);
@@ -80,7 +83,8 @@ mod tests {
     #[test]
     fn only_the_document_declares_extensions() {
         let read = |status, body: &str| {
-            read(&HttpResponse { status, headers: Vec::new(), body: body.as_bytes().to_vec() }).ok()
+            let response = HttpResponse { status, headers: Vec::new(), body: body.as_bytes().to_vec() };
+            read(&response, &Sent::default()).ok()
         };
         let none = |certain| Some(Extensions { certain, ..Extensions::default() });
         let all = r#"{"version":1,"delta":true,"keyDays":30,"batch":{"operations":10,"bytes":99},"changes":true,

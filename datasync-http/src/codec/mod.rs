@@ -7,3 +7,4 @@ pub(crate) mod paging;
 pub(crate) mod position;
 pub(crate) mod request;
 pub(crate) mod response;
+pub(crate) mod sent;

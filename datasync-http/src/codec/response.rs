@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
-use crate::exchange::{ExchangeError, ExchangeErrorKind, HttpResponse};
+use crate::{
+    codec::sent::Sent,
+    exchange::{ExchangeError, ExchangeErrorKind, HttpResponse},
+};
 
 /// The longest reason that is taken from an answer, in characters.
 const MAX_REASON: usize = 200;
@@ -145,9 +148,9 @@ pub(crate) fn unreadable(what: &str, response: &HttpResponse) -> TransportError 
     protocol(&format!("the answer to {what} {found}"))
 }
 
-pub(crate) fn page(response: &HttpResponse) -> Result<RawPage, TransportError> {
+pub(crate) fn page(response: &HttpResponse, sent: &Sent) -> Result<RawPage, TransportError> {
     if response.status != 200 {
-        return Err(failure(response));
+        return Err(failure(response, sent));
     }
     let envelope = serde_json::from_slice::<Envelope<'_>>(&response.body).ok().filter(|_| is_object(&response.body));
     let envelope = envelope.ok_or_else(|| unreadable("a query", response))?;
@@ -170,19 +173,19 @@ pub(crate) fn page(response: &HttpResponse) -> Result<RawPage, TransportError> {
 }
 
 /// The answer to the read of one row.
-pub(crate) fn read(response: &HttpResponse, id: &str) -> Result<Option<ServiceRow>, TransportError> {
+pub(crate) fn read(response: &HttpResponse, id: &str, sent: &Sent) -> Result<Option<ServiceRow>, TransportError> {
     match response.status {
         200 => match row(&response.body) {
             Some(row) if row.id.as_ref() == id => Ok(Some(row)),
             _ => Err(unreadable("the read of a row", response)),
         },
         404 | 410 => Ok(None),
-        _ => Err(failure(response)),
+        _ => Err(failure(response, sent)),
     }
 }
 
 /// The answer to a change.
-pub(crate) fn outcome(response: &HttpResponse, id: &str) -> PushOutcome {
+pub(crate) fn outcome(response: &HttpResponse, id: &str, sent: &Sent) -> PushOutcome {
     let copy = || row(&response.body).filter(|row| row.id.as_ref() == id);
     let no_json =
         || !response.body.trim_ascii().is_empty() && serde_json::from_slice::<IgnoredAny>(&response.body).is_err();
@@ -193,12 +196,12 @@ pub(crate) fn outcome(response: &HttpResponse, id: &str) -> PushOutcome {
         404 => PushOutcome::NotFound,
         409 | 412 => PushOutcome::Conflict(copy()),
         410 => PushOutcome::Gone,
-        _ => PushOutcome::Failed(failure(response)),
+        _ => PushOutcome::Failed(failure(response, sent)),
     }
 }
 
-/// The error that a status stands for.
-pub(crate) fn failure(response: &HttpResponse) -> TransportError {
+/// The error that a status stands for, with the service's words but for what was sent.
+pub(crate) fn failure(response: &HttpResponse, sent: &Sent) -> TransportError {
     use TransportErrorKind::{Forbidden, Protocol, Rejected, Server, Throttled, Unauthenticated};
     let status = response.status;
     let (kind, advice) = match status {
@@ -216,14 +219,15 @@ pub(crate) fn failure(response: &HttpResponse) -> TransportError {
         }
         _ => (Protocol, "; check the address of the service"),
     };
-    let reason = reason(&response.body).map_or_else(String::new, |reason| format!(": {reason}"));
+    let reason = reason(&response.body, sent).map_or_else(String::new, |reason| format!(": {reason}"));
     let wait = response.header("retry-after").and_then(|value| wait(value, response.header("date").and_then(date)));
     let message = format!("the service answered {status}{reason}{advice}");
     TransportError::new(kind, message).with_status(status).with_retry_after(wait)
 }
 
-/// The service's words: a JSON text, a list of validation messages, or a problem's title. Never what may be an entity.
-fn reason(body: &[u8]) -> Option<String> {
+/// The service's words: a JSON text, a list of validation messages, or a problem's title. Never what may be an entity, nor
+/// what was sent.
+fn reason(body: &[u8], sent: &Sent) -> Option<String> {
     let message = |value: &Value| Some(value.get("errorMessage")?.as_str()?.to_owned());
     let text = match serde_json::from_slice(body).ok()? {
         Value::String(text) => text,
@@ -234,7 +238,7 @@ fn reason(body: &[u8]) -> Option<String> {
         }
         _ => return None,
     };
-    let text: String = text.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
+    let text: String = sent.hide(&text).chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
     (!text.is_empty()).then_some(text)
 }
 
@@ -303,7 +307,7 @@ mod tests {
             (302, "", "Protocol"),
             (101, "", "Protocol"),
         ] {
-            let found = match outcome(&response(status, body), "1") {
+            let found = match outcome(&response(status, body), "1", &Sent::default()) {
                 PushOutcome::Applied(Some(_)) => "applied with copy".to_owned(),
                 PushOutcome::Applied(None) => "applied".to_owned(),
                 PushOutcome::Conflict(Some(_)) => "conflict with copy".to_owned(),
@@ -319,7 +323,7 @@ mod tests {
     #[test]
     fn a_page_keeps_the_bytes_of_its_rows() {
         let body = r#"{"items":[{"id":"1","x": 1.10 ,"deleted":true}],"count":7,"nextLink":"$skip=1"}"#;
-        let page = page(&response(200, body)).unwrap();
+        let page = page(&response(200, body), &Sent::default()).unwrap();
         assert_eq!(page.rows[0].record.body.as_bytes(), br#"{"id":"1","x": 1.10 ,"deleted":true}"#);
         assert!(page.rows[0].record.deleted);
         assert_eq!((page.count, page.next_link.as_deref()), (Some(7), Some("$skip=1")));
@@ -327,17 +331,28 @@ mod tests {
 
     #[test]
     fn members_of_a_page_may_be_missing_but_rows_have_ids() {
-        let empty = page(&response(200, r#"{"nextLink":"abc"}"#)).unwrap();
+        let empty = page(&response(200, r#"{"nextLink":"abc"}"#), &Sent::default()).unwrap();
         assert_eq!((empty.rows.len(), empty.next_link.as_deref()), (0, Some("abc")));
-        assert!(page(&response(200, r#"{"items":[],"count":null,"nextLink":""}"#)).unwrap().next_link.is_none());
+        assert!(
+            page(&response(200, r#"{"items":[],"count":null,"nextLink":""}"#), &Sent::default())
+                .unwrap()
+                .next_link
+                .is_none()
+        );
         for body in ["", "[]", r#"{"items":[1]}"#, r#"{"items":[{"x":1}]}"#, r#"{"items":[{"id":""}]}"#] {
-            assert_eq!(page(&response(200, body)).unwrap_err().kind(), TransportErrorKind::Protocol, "{body}");
+            assert_eq!(
+                page(&response(200, body), &Sent::default()).unwrap_err().kind(),
+                TransportErrorKind::Protocol,
+                "{body}"
+            );
         }
     }
 
     #[test]
     fn a_page_tells_what_has_left_and_why_it_begins_again() {
-        let read = |delta: &str| page(&response(200, &format!(r#"{{"items":[{{"id":"1"}}],"delta":{delta}}}"#)));
+        let read = |delta: &str| {
+            page(&response(200, &format!(r#"{{"items":[{{"id":"1"}}],"delta":{delta}}}"#)), &Sent::default())
+        };
         let stubs = r#"[{"id":"2","version":"AQ=="},{"id":"3","version":"AQ==","deleted":true},
             {"id":"4","version":null,"deleted":true},{"id":"5"}]"#;
         let found = read(&format!(r#"{{"token":"t","more":false,"stubs":{stubs}}}"#)).unwrap();
@@ -370,11 +385,14 @@ mod tests {
 
     #[test]
     fn i21_a_reason_is_never_an_entity() {
-        assert_eq!(reason(br#""the \u0007filter""#).as_deref(), Some("the filter"));
-        assert_eq!(reason(br#"[{"errorMessage":"a"},{"errorMessage":"b"}]"#).as_deref(), Some("a; b"));
-        assert_eq!(reason(br#"{"title":"T","detail":"d"}"#).as_deref(), Some("T: d"));
-        assert_eq!(reason(br#"{"id":"1","title":"secret"}"#), None);
-        assert_eq!(reason(&serde_json::to_vec(&"x".repeat(500)).unwrap()).unwrap().len(), MAX_REASON);
+        assert_eq!(reason(br#""the \u0007filter""#, &Sent::default()).as_deref(), Some("the filter"));
+        assert_eq!(
+            reason(br#"[{"errorMessage":"a"},{"errorMessage":"b"}]"#, &Sent::default()).as_deref(),
+            Some("a; b")
+        );
+        assert_eq!(reason(br#"{"title":"T","detail":"d"}"#, &Sent::default()).as_deref(), Some("T: d"));
+        assert_eq!(reason(br#"{"id":"1","title":"secret"}"#, &Sent::default()), None);
+        assert_eq!(reason(&serde_json::to_vec(&"x".repeat(500)).unwrap(), &Sent::default()).unwrap().len(), MAX_REASON);
     }
 
     #[test]
