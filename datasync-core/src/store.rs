@@ -159,8 +159,8 @@ pub enum Direction {
     Backward,
 }
 
-/// Which records to scan.
-#[derive(Clone, Debug)]
+/// Which records to scan. Its `Debug` output does not show the ranges.
+#[derive(Clone)]
 pub struct ScanRequest {
     /// The account.
     pub account: Arc<str>,
@@ -181,6 +181,22 @@ pub struct ScanRequest {
     pub filter: Option<Arc<dyn RecordFilter>>,
 }
 
+impl fmt::Debug for ScanRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Keys hold values of rows (I21).
+        let ScanRequest { table, index, ranges, direction, after, limit, filter, .. } = self;
+        f.debug_struct("ScanRequest")
+            .field("table", table)
+            .field("index", index)
+            .field("ranges", &ranges.len())
+            .field("direction", direction)
+            .field("after", after)
+            .field("limit", limit)
+            .field("filter", filter)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Says which records of a scan are wanted, where they lie, so that the others are never copied.
 pub trait RecordFilter: fmt::Debug + Send + Sync {
     /// Whether the record is wanted. An error ends the scan.
@@ -192,12 +208,18 @@ pub trait RecordFilter: fmt::Debug + Send + Sync {
 }
 
 /// Where a page of a scan ended: the key and the id of the last record that it looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Cursor {
     /// The index key of the record; empty in the order of ids.
     pub key: KeyBytes,
     /// Its id.
     pub id: Arc<str>,
+}
+
+impl fmt::Debug for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cursor").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// A part of a scan.
@@ -312,7 +334,7 @@ impl Clear {
 }
 
 /// The change of one row.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[allow(clippy::large_enum_variant, reason = "almost every write is a put")]
 pub enum RowWrite {
     /// Keeps the row as given, in place of whatever was there.
@@ -329,6 +351,17 @@ pub enum RowWrite {
         /// Which row.
         key: RowKey,
     },
+}
+
+impl fmt::Debug for RowWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RowWrite::Put { key, row, .. } => {
+                f.debug_struct("Put").field("key", key).field("row", row).finish_non_exhaustive()
+            }
+            RowWrite::Remove { key } => f.debug_struct("Remove").field("key", key).finish(),
+        }
+    }
 }
 
 /// What went wrong in a store.

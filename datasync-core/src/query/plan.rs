@@ -17,8 +17,8 @@ use crate::{
 /// More ranges than this are one: a long list of values is not worth as many reads.
 const MOST_RANGES: usize = 256;
 
-/// The way to the rows of a query. Its `Display` says it in words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The way to the rows of a query. Its `Display` says it in words; its `Debug` output does not show the ranges.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Access {
     /// The index, by its [`index_text`]; `None` for the order of ids.
     pub index: Option<Arc<str>>,
@@ -30,6 +30,20 @@ pub struct Access {
     pub sorted: Sorted,
     /// Whether the ranges hold only rows that match, so that the filter need not look at them.
     pub exact: bool,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Keys hold constants of the query (I21).
+        let Access { index, ranges, direction, sorted, exact } = self;
+        f.debug_struct("Access")
+            .field("index", index)
+            .field("ranges", &ranges.len())
+            .field("direction", direction)
+            .field("sorted", sorted)
+            .field("exact", exact)
+            .finish()
+    }
 }
 
 /// Whether rows come in the order of their query.
