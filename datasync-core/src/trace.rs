@@ -16,7 +16,8 @@ macro_rules! traced {
 /// The future as it is.
 #[cfg(not(feature = "tracing"))]
 macro_rules! traced {
-    ($future:expr, $name:literal $(, $field:ident = $value:expr)*) => {
+    ($future:expr, $name:literal $(, $field:ident = $value:expr)*) => {{
+        $(let _ = &$value;)*
         $future
-    };
+    }};
 }
