@@ -12,6 +12,7 @@ use std::{
 use datasync_core::{
     client::{DatasyncClient, Tables},
     clock::SystemClock,
+    config::SyncConfig,
 };
 use datasync_http::HttpTransport;
 use datasync_redb::RedbStore;
@@ -27,8 +28,8 @@ const CHILD: &str = "DATASYNC_BOUNDED_TEST_CHILD";
 /// The length of a row's text.
 const LENGTH: usize = 10_000;
 /// The rows of the two runs.
-const FEW: usize = 200;
-const MANY: usize = 1_500;
+const FEW: usize = 400;
+const MANY: usize = 2_000;
 
 /// The most memory that this process has used so far, in KiB; `None` on a system that does not tell.
 fn peak() -> Option<usize> {
@@ -40,9 +41,11 @@ fn peak() -> Option<usize> {
 async fn be_the_device(address: SocketAddr, rows: usize) {
     let folder = folder();
     let open = async |name: &str| {
-        let store = RedbStore::builder().cache_size(4 << 20).open(folder.path().join(name)).unwrap();
+        let store = RedbStore::builder().cache_size(1 << 20).open(folder.path().join(name)).unwrap();
         let transport = HttpTransport::builder(&format!("http://{address}")).build().unwrap();
-        let builder = DatasyncClient::builder().store(store).transport(transport).clock(SystemClock);
+        // Small waves and pages, so that the few rows are already many of them.
+        let config = SyncConfig::from_toml("[sync]\nwave_size = 20\npage_size = 20").unwrap();
+        let builder = DatasyncClient::builder().store(store).transport(transport).config(config).clock(SystemClock);
         builder.table::<Note>().build().await.unwrap()
     };
     let sender = open("sender.redb").await;
