@@ -4,7 +4,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use datasync_core::{
-    client::{AutoSync, DatasyncClient, NetworkSignal},
+    client::{AutoSync, DatasyncClient, NetworkSignal, PendingState},
     clock::{Clock as _, SystemClock},
     config::ConflictPolicy,
     error::ErrorKind,
@@ -22,6 +22,10 @@ datasync_tests::on_both_stores! {
     a_refused_sign_in_pauses_until_the_app_says_so
     i22_a_run_may_be_dropped_at_any_await
     sync_until_does_what_fits
+}
+
+datasync_tests::on_both_wires! {
+    what_waits_is_sent_again_by_itself
 }
 
 /// How long a test waits for what must come, at most.
@@ -112,7 +116,7 @@ async fn a_refused_sign_in_pauses_until_the_app_says_so(store: impl Store, wire:
     let network = NetworkSignal::default();
     let run = started(&client, AutoSync::default().pull_every(Duration::from_millis(10)).network(&network));
     until(async || exchange.faults_left() == 0).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    until(async || client.pending().await.unwrap()[0].state == PendingState::Paused).await;
     let asked = exchange.requests.load(Ordering::SeqCst);
     notes(&client).insert(note_of("b", "mine")).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -157,4 +161,17 @@ async fn sync_until_does_what_fits(store: impl Store, wire: Wire) {
     assert_eq!(service_rows(&rows).len(), 1);
     client.close().await.unwrap();
     assert_eq!(client.run(AutoSync::default()).await.kind(), ErrorKind::Store, "it ends with what no waiting mends");
+}
+
+async fn what_waits_is_sent_again_by_itself(wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
+    let client = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
+    notes(&client).insert(note_of("a", "mine")).await.unwrap();
+    exchange.fault(|request| request.method != datasync_http::Method::Get, Fault::Status(503));
+    let run = started(&client, AutoSync::default().pull_every(never()));
+    until(async || exchange.faults_left() == 0).await;
+    until(async || client.pending().await.unwrap().is_empty()).await;
+    assert_eq!(service_rows(&rows).len(), 1);
+    run.abort();
 }

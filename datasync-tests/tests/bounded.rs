@@ -41,6 +41,7 @@ fn peak() -> Option<usize> {
 async fn be_the_device(address: SocketAddr, rows: usize) {
     let folder = folder();
     let open = async |name: &str| {
+        // A cache that the few rows fill already.
         let store = RedbStore::builder().cache_size(1 << 20).open(folder.path().join(name)).unwrap();
         let transport = HttpTransport::builder(&format!("http://{address}")).build().unwrap();
         // Small waves and pages, so that the few rows are already many of them.

@@ -6,6 +6,7 @@
 //! | the service tells of a change | a pull of that table |
 //! | the service listens again after a break | a pull: changes in between were told to nobody |
 //! | the interval has passed, or the network is back | a push and a pull |
+//! | a change waits after a failure | a push looks at it again, less often the longer nothing comes of it |
 //! | a push or a pull fails | that one is tried again after a wait that doubles; the network's return ends the wait |
 //! | the sign-in is refused | nothing more until the app says that there is another |
 //! | the future is dropped | what was sent and not answered is in doubt, as after any push that was dropped |
@@ -225,6 +226,10 @@ impl DatasyncClient {
                 }
                 self.do_what_is_due(&options, &mut plan).await?;
             }
+            if plan.paused {
+                // Its credentials are those that were refused.
+                notices = None;
+            }
             let wake = self.wait(&plan, &written, &options.network, &mut notices).await;
             let now = engine.clock.now();
             match wake {
@@ -280,8 +285,12 @@ impl DatasyncClient {
         if plan.push.is_due(engine.clock.now()) {
             match push::push(engine, engine.account(), options.tables.names(), false).await {
                 Ok(report) => {
-                    let again = later(engine.clock.now(), backoff(1, None, engine.clock.random()));
-                    plan.push.done((report.waiting > 0).then_some(again));
+                    // What waits is looked at again, and less often the longer nothing comes of it; a local write ends the wait.
+                    let stuck = report.waiting > 0 && report.pushed == 0;
+                    let failures = if stuck { plan.push.failures.saturating_add(1) } else { 0 };
+                    let wait = backoff(failures.max(1), None, engine.clock.random()).min(options.pull_every);
+                    let at = (report.waiting > 0).then(|| later(engine.clock.now(), wait));
+                    plan.push = Lane { at, failures, not_before: None };
                 }
                 Err(error) => plan.paused |= self.failed(error, &mut plan.push, options.pull_every)?,
             }
