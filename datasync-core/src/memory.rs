@@ -13,9 +13,9 @@ use uuid::Uuid;
 use crate::{
     row::{Record, Row, RowKey, SettledLoser},
     store::{
-        Clear, Cursor, DeltaToken, Direction, Head, Indexed, KeyBytes, KeyRange, KeysRequest, LinkedRequest, Note,
-        OperationsRequest, Outdated, QueuedOperation, RowWrite, ScanPage, ScanRequest, ScopeKey, Store, StoreError,
-        StoreErrorKind, TableSpec, WriteBatch,
+        Clear, Cursor, DeltaToken, Direction, Head, Indexed, KeyBytes, KeyRange, KeysRequest, Note, OperationsRequest,
+        Outdated, QueuedOperation, RowWrite, ScanPage, ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind,
+        TableSpec, WriteBatch,
     },
 };
 
@@ -319,16 +319,24 @@ impl Store for MemoryStore {
         Ok(state.tokens.keys().filter(of_table).cloned().collect())
     }
 
-    async fn linked(&self, request: &LinkedRequest) -> Result<Vec<Arc<str>>, StoreError> {
-        let state = self.state()?;
-        let name = (Arc::clone(&request.account), Arc::clone(&request.table), Arc::clone(&request.index));
-        let Some(entries) = state.indexes.get(&name) else { return Ok(Vec::new()) };
-        let start = match &request.after {
-            Some(after) => Bound::Excluded((request.key.clone(), Arc::clone(after))),
-            None => Bound::Included((request.key.clone(), Arc::from(""))),
+    async fn entries(&self, request: &ScanRequest) -> Result<Vec<Cursor>, StoreError> {
+        let Some(index) = &request.index else {
+            return Err(StoreError::new(
+                StoreErrorKind::Unsupported,
+                "entries are those of an index, and none is named",
+            ));
         };
-        let of_key = entries.range((start, Bound::Unbounded)).take_while(|(key, _)| *key == request.key);
-        Ok(of_key.take(request.limit).map(|(_, id)| Arc::clone(id)).collect())
+        let state = self.state()?;
+        let mut found = Vec::new();
+        for entries in request.ranges.iter().filter_map(|range| state.entries(request, range, index)) {
+            let cursor = |(key, id): &Entry| Cursor { key: key.clone(), id: Arc::clone(id) };
+            let left = request.limit - found.len();
+            match request.direction {
+                Direction::Forward => found.extend(entries.map(cursor).take(left)),
+                Direction::Backward => found.extend(entries.rev().map(cursor).take(left)),
+            }
+        }
+        Ok(found)
     }
 
     async fn notes(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Note>>, StoreError> {

@@ -59,8 +59,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// All scopes of a table that have a token.
     async fn scopes(&self, account: &str, table: &str) -> Result<Vec<ScopeKey>, StoreError>;
 
-    /// The ids of rows that have an entry with exactly this key in an index, in order; of those without a record too.
-    async fn linked(&self, request: &LinkedRequest) -> Result<Vec<Arc<str>>, StoreError>;
+    /// The entries of an index that a scan of it goes over, in its order and at most its limit; those of rows without a record
+    /// too. The request's filter is not looked at. Without an index the error is [`StoreErrorKind::Unsupported`].
+    async fn entries(&self, request: &ScanRequest) -> Result<Vec<Cursor>, StoreError>;
 
     /// The notes under these keys, in the same order.
     async fn notes(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Note>>, StoreError>;
@@ -207,12 +208,12 @@ pub trait RecordFilter: fmt::Debug + Send + Sync {
     fn keeps(&self, id: &str, record: RecordRef<'_>) -> Result<bool, StoreError>;
 }
 
-/// Where a page of a scan ended: the key and the id of the last record that it looked at.
+/// An entry of an index, or a place in the order of ids: where a page of a scan ended, at the last record that it looked at.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Cursor {
-    /// The index key of the record; empty in the order of ids.
+    /// The index key; empty in the order of ids.
     pub key: KeyBytes,
-    /// Its id.
+    /// The id of the row.
     pub id: Arc<str>,
 }
 
@@ -262,23 +263,6 @@ pub struct QueuedOperation {
     pub key: RowKey,
     /// The operation.
     pub operation: Operation,
-}
-
-/// Which rows point to something.
-#[derive(Clone, Debug)]
-pub struct LinkedRequest {
-    /// The account.
-    pub account: Arc<str>,
-    /// The table.
-    pub table: Arc<str>,
-    /// The index, by the text of [`TableSpec::indexes`].
-    pub index: Arc<str>,
-    /// The key of the entries.
-    pub key: KeyBytes,
-    /// Only ids greater than this.
-    pub after: Option<Arc<str>>,
-    /// How many at most.
-    pub limit: usize,
 }
 
 /// Something that the engine remembers besides rows. To a store it is bytes; its `Debug` output never shows them.

@@ -125,12 +125,14 @@ pub struct Capabilities {
     pub patch: bool,
     /// Whether the service tells of changes: see [`Transport::changes`].
     pub notifications: bool,
+    /// For how long the service remembers what was deleted; `None` if it does not say.
+    pub tombstones: Option<Duration>,
 }
 
 impl Default for Capabilities {
     /// One operation at a time, and nothing else.
     fn default() -> Self {
-        Capabilities { batch: 1, keys: false, patch: false, notifications: false }
+        Capabilities { batch: 1, keys: false, patch: false, notifications: false, tombstones: None }
     }
 }
 
@@ -153,6 +155,13 @@ impl Capabilities {
     #[must_use]
     pub fn with_patch(mut self, patch: bool) -> Capabilities {
         self.patch = patch;
+        self
+    }
+
+    /// For how long the service remembers what was deleted.
+    #[must_use]
+    pub fn with_tombstones(mut self, period: Duration) -> Capabilities {
+        self.tombstones = Some(period);
         self
     }
 

@@ -384,7 +384,9 @@ impl Transport for HttpTransport {
         let batch = extensions.batch.map_or(1, |limits| limits.operations);
         let patch = self.endpoints.dialect() == Dialect::Azure;
         let capabilities = Capabilities::default().with_batch(batch).with_keys(extensions.keys);
-        Ok(capabilities.with_patch(patch).with_notifications(extensions.changes))
+        let capabilities = capabilities.with_patch(patch).with_notifications(extensions.changes);
+        let days = |days| Duration::from_secs(u64::from(days) * 24 * 3_600);
+        Ok(extensions.tombstone_days.map_or(capabilities, |told| capabilities.with_tombstones(days(told))))
     }
 
     fn changes(&self, account: Arc<str>) -> BoxStream<'static, Result<ChangeNotice, TransportError>> {

@@ -3,12 +3,11 @@
 use std::{
     cmp::Ordering,
     ops::{Bound, ControlFlow},
-    sync::Arc,
 };
 
 use datasync_core::{
     row::{RecordRef, RowKey},
-    store::{Cursor, Direction, KeyRange, LinkedRequest, ScanPage, ScanRequest, StoreError, StoreErrorKind},
+    store::{Cursor, Direction, KeyRange, ScanPage, ScanRequest, StoreError, StoreErrorKind},
 };
 use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable};
 
@@ -270,24 +269,27 @@ pub(crate) fn keys_of(
     }
 }
 
-/// The ids of the entries of one key of an index.
-pub(crate) fn linked(
+/// The entries of an index that a scan of it goes over.
+pub(crate) fn entries_of(
     shared: &Shared,
-    request: &LinkedRequest,
+    request: &ScanRequest,
     transaction: &ReadTransaction,
-) -> Result<Option<Vec<Arc<str>>>, StoreError> {
-    let number = number(shared, &request.table, &request.index)?;
-    let entries = table!(transaction, INDEX);
-    let prefix = keys::entry(number, &request.account, &request.key, "");
-    let start = match &request.after {
-        Some(after) => Bound::Excluded(keys::entry(number, &request.account, &request.key, after)),
-        None => Bound::Included(prefix.clone()),
+) -> Result<Option<Vec<Cursor>>, StoreError> {
+    let Some(index) = &request.index else {
+        return Err(StoreError::new(StoreErrorKind::Unsupported, "entries are those of an index, and none is named"));
     };
-    let mut ids = Vec::new();
-    for entry in entries.range::<&[u8]>((start.as_ref().map(Vec::as_slice), Bound::Unbounded)).map_err(failed)? {
-        let (key, _) = entry.map_err(failed)?;
-        let Some(id) = key.value().strip_prefix(prefix.as_slice()).filter(|_| ids.len() < request.limit) else { break };
-        ids.push(std::str::from_utf8(id).map_err(|_| corrupted("an id is not UTF-8"))?.into());
+    let number = number(shared, &request.table, index)?;
+    let (index, prefix) = (table!(transaction, INDEX), keys::index(number, &request.account));
+    let mut found = Vec::new();
+    for range in &request.ranges {
+        for entry in entries(&index, &of_index(request, range, number, &prefix), request.direction)? {
+            if found.len() == request.limit {
+                return Ok(Some(found));
+            }
+            let entry = entry?;
+            let (key, id) = keys::split_entry(entry.0.value(), prefix.len())?;
+            found.push(Cursor { key: keys::unescaped(key)?, id: text(id)?.into() });
+        }
     }
-    Ok(Some(ids))
+    Ok(Some(found))
 }

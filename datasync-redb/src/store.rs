@@ -24,8 +24,8 @@ use datasync_core::{
     executor::{BlockingExecutor, run_blocking},
     row::{Row, RowKey, SettledLoser},
     store::{
-        DeltaToken, Head, Indexed, KeysRequest, LinkedRequest, Note, OperationsRequest, Outdated, QueuedOperation,
-        ScanPage, ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
+        Cursor, DeltaToken, Head, Indexed, KeysRequest, Note, OperationsRequest, Outdated, QueuedOperation, ScanPage,
+        ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
     },
 };
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
@@ -264,9 +264,9 @@ impl Store for RedbStore {
         Ok(scopes.await?.unwrap_or_default())
     }
 
-    async fn linked(&self, request: &LinkedRequest) -> Result<Vec<Arc<str>>, StoreError> {
+    async fn entries(&self, request: &ScanRequest) -> Result<Vec<Cursor>, StoreError> {
         let request = request.clone();
-        let found = self.read(move |shared, transaction| scan::linked(shared, &request, transaction));
+        let found = self.read(move |shared, transaction| scan::entries_of(shared, &request, transaction));
         Ok(found.await?.unwrap_or_default())
     }
 

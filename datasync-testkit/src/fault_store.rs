@@ -10,7 +10,7 @@ use datasync_core::{
     clock::Clock,
     row::{RecordRef, Row, RowKey, SettledLoser},
     store::{
-        DeltaToken, Head, KeysRequest, LinkedRequest, Note, OperationsRequest, Outdated, QueuedOperation, RecordFilter,
+        Cursor, DeltaToken, Head, KeysRequest, Note, OperationsRequest, Outdated, QueuedOperation, RecordFilter,
         ScanPage, ScanRequest, ScopeKey, Store, StoreError, StoreErrorKind, TableSpec, WriteBatch,
     },
 };
@@ -134,8 +134,8 @@ impl<S: Store> Store for FaultStore<S> {
         self.call(StoreCall::Read, self.inner.scopes(account, table)).await
     }
 
-    async fn linked(&self, request: &LinkedRequest) -> Result<Vec<Arc<str>>, StoreError> {
-        self.call(StoreCall::Read, self.inner.linked(request)).await
+    async fn entries(&self, request: &ScanRequest) -> Result<Vec<Cursor>, StoreError> {
+        self.call(StoreCall::Read, self.inner.entries(request)).await
     }
 
     async fn notes(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Note>>, StoreError> {

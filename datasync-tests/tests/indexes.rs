@@ -14,9 +14,11 @@ use datasync_core::{
     clock::SystemClock,
     entity::SyncEntity,
     memory::MemoryStore,
-    store::Store,
+    row::{Record, Row, RowKey, Tombstone},
+    store::{Indexed, RowWrite, Store, TableSpec, WriteBatch},
 };
 use datasync_derive::SyncEntity;
+use datasync_http::HttpTransport;
 use datasync_redb::RedbStore;
 use datasync_server::MemoryRepository;
 use datasync_testkit::{Fault, FaultStore, StoreCall};
@@ -61,7 +63,7 @@ async fn open<E: SyncEntity>(
         assert_eq!((work, table.as_ref()), (OpeningWork::Indexes, "note"));
         seen.lock().unwrap().push((done, total));
     };
-    let transport = datasync_http::HttpTransport::new("http://localhost").unwrap();
+    let transport = HttpTransport::new("http://localhost").unwrap();
     let builder = DatasyncClient::builder().store(store).transport(transport).table::<E>().on_progress(tell);
     let client = builder.build().await;
     let told = std::mem::take(&mut *told.lock().unwrap());
@@ -118,11 +120,54 @@ fn indexes_go_on_where_they_were_in_redb() {
     goes_on_where_it_was(RedbStore::open(folder.path().join("store.redb")).unwrap());
 }
 
+async fn rows_without_a_record_are_indexed_too(store: impl Store + Clone) {
+    let (client, _) = open::<LaterNote>(store.clone()).await;
+    drop(client.unwrap());
+    // As a release left it that had no index of own tombstones.
+    let tombstone = Some(Tombstone { version: None, since: "2020-02-20T20:20:20Z".parse().unwrap() });
+    let there = br#"{"id":"there","title":"x","rank":1}"#.as_slice().into();
+    let rows = [("gone", None, tombstone), ("there", Some(there), None)].map(|(id, body, tombstone)| {
+        let record = body.map(|body| Record { body, version: None, updated_at: None, deleted: false });
+        let row = Row { record, tombstone, schema: 1, ..Row::default() };
+        RowWrite::Put { key: RowKey::new("note", id), row, index_keys: Vec::new() }
+    });
+    let spec = TableSpec { table: "note".into(), indexes: Vec::new() };
+    let (number, indexed) = (store.head().await.unwrap().number + 1, vec![Indexed { spec, done: None }]);
+    let id = uuid::Uuid::from_u128(1);
+    store.commit(WriteBatch { number, id, rows: rows.into(), indexed, ..WriteBatch::default() }).await.unwrap();
+
+    let (client, told) = open::<LaterNote>(store.clone()).await;
+    assert_eq!(told, [(0, 1), (1, 1)], "rows with a record are counted");
+    drop(client.unwrap());
+    let gone = [RowKey::new("note", "gone")];
+    assert!(store.get(&gone).await.unwrap()[0].is_some());
+    let rows = MemoryRepository::new();
+    let transport = HttpTransport::builder("http://service")
+        .exchange(RouterExchange::new(service(&rows, 100, Wire::Extended)))
+        .build();
+    let builder = DatasyncClient::builder().store(store.clone()).transport(transport.unwrap());
+    let client = builder.table::<LaterNote>().build().await.unwrap();
+    let table = client.offline_table::<LaterNote>();
+    table.pull_items(table.query()).await.unwrap();
+    assert_eq!(store.get(&gone).await.unwrap(), [None], "the old tombstone was found");
+}
+
+#[test]
+fn rows_without_a_record_are_indexed_in_memory() {
+    block_on(rows_without_a_record_are_indexed_too(MemoryStore::new()));
+}
+
+#[test]
+fn rows_without_a_record_are_indexed_in_redb() {
+    let folder = tempfile::tempdir().unwrap();
+    block_on(rows_without_a_record_are_indexed_too(RedbStore::open(folder.path().join("store.redb")).unwrap()));
+}
+
 /// Does nothing but in a child process of another test.
 #[test]
 fn in_a_child_process() {
     let Ok(path) = std::env::var(CHILD) else { return };
-    let transport = datasync_http::HttpTransport::new("http://localhost").unwrap();
+    let transport = HttpTransport::new("http://localhost").unwrap();
     let builder = DatasyncClient::builder().store(RedbStore::open(path).unwrap()).transport(transport);
     let builder = builder.table::<LaterNote>().on_progress(|progress| {
         println!("\ndone {}", progress.done);

@@ -10,7 +10,7 @@ use datasync_core::{
     client::{DatasyncClient, OfflineTable, PullOptions},
     config::ConflictPolicy,
     query::{Expr, Query},
-    row::LoserCause,
+    row::{LoserCause, RowKey},
     store::Store,
     transport::{ChangeNotice, Transport},
 };
@@ -27,6 +27,7 @@ datasync_tests::on_both_stores! {
     i12_a_row_that_left_the_filter_stays_while_something_of_it_is_queued
     i27_a_restored_service_loses_no_row_of_the_device_silently
     i27_a_device_that_was_away_too_long_begins_again
+    an_own_tombstone_goes_with_the_tombstone_period
 }
 
 async fn written(table: &OfflineTable<Note>, ids: std::ops::Range<i64>, title: &str) {
@@ -206,4 +207,46 @@ async fn changes_are_heard_over_a_socket_until_the_service_stops() {
     assert!(transport.changes("".into()).next().await.unwrap().is_err(), "nobody is there");
     let _server = DatasyncServer::start(address, router()).await.unwrap();
     assert_eq!(transport.changes("".into()).next().await.unwrap().unwrap(), ChangeNotice::Connected);
+}
+
+async fn an_own_tombstone_goes_with_the_tombstone_period(store: impl Store + Clone, wire: Wire) {
+    let clock = MovedClock::default();
+    let rows = MemoryRepository::with_clock(clock.clone());
+    let table = TableOptions::of::<Note>().soft_delete(true);
+    let builder = DatasyncService::builder().extensions(wire.extended()).clock(clock.clone());
+    let service = builder.tombstone_days(200).table(table, rows.clone()).build().unwrap();
+    let exchange = RouterExchange::new(wire.lead_to(service));
+    let client = client_over(store.clone(), exchange).clock(clock.clone()).build().await.unwrap();
+    let here = notes(&client);
+    let tombstones = async || {
+        let keys = ["000", "001", "002"].map(|id| RowKey::new("note", id));
+        let rows = store.get(&keys).await.unwrap();
+        rows.iter().map(|row| row.as_ref().is_some_and(|row| row.tombstone.is_some())).collect::<Vec<_>>()
+    };
+    let day = Duration::from_secs(86_400);
+    // An original service does not say for how long it remembers deletions.
+    let period = if wire.extended() { 200 } else { 90 };
+
+    written(&here, 0..3, "mine").await;
+    here.delete("000").await.unwrap();
+    here.push_items().await.unwrap();
+    clock.advance(day * (period - 1));
+    here.delete("001").await.unwrap();
+    here.delete("002").await.unwrap();
+    here.push_items().await.unwrap();
+    assert_eq!(tombstones().await, [true; 3]);
+    // It is a deletion of this device for as long as the service may show it.
+    here.insert(note_of("002", "again")).await.unwrap();
+    clock.advance(day * 2);
+    here.push_items().await.unwrap();
+    assert_eq!(tombstones().await, [false, true, false]);
+    assert_eq!(store.get(&[RowKey::new("note", "000")]).await.unwrap(), [None], "nothing is left of it");
+    assert_eq!(service_rows(&rows), [("002".to_owned(), "again".to_owned(), 0)]);
+
+    // A pull removes them too, also where no page shows them.
+    clock.advance(day * period);
+    rows.lose("001");
+    here.pull_items(here.query()).await.unwrap();
+    assert_eq!(tombstones().await, [false; 3]);
+    assert_eq!(client.pending().await.unwrap().len(), 0);
 }

@@ -1,5 +1,5 @@
 //! Indexes that an app has added, changed or dropped since its last release: the rows of the table are written again when the
-//! store opens, page by page in the order of their ids.
+//! store opens, page by page in the order of accounts and ids; those without a record too, which have entries of their own.
 //!
 //! | the process dies, or the future is dropped … | what is left |
 //! | --- | --- |
@@ -19,7 +19,7 @@ use crate::{
     },
     error::Error,
     row::RowKey,
-    store::{Direction, Indexed, OperationsRequest, Outdated, ScanRequest, Store, TableSpec},
+    store::{Direction, Indexed, KeysRequest, Outdated, ScanRequest, Store, TableSpec},
 };
 
 /// How many rows one commit indexes again.
@@ -42,74 +42,47 @@ pub(super) async fn reindex(
         limit: PAGE,
         filter: None,
     };
-    let mut requests: Vec<ScanRequest> = account::all(store).await?.iter().map(of).collect();
+    let accounts = account::all(store).await?;
     let mut total = 0;
-    for request in &requests {
-        total += store.count(request).await?;
+    for account in &accounts {
+        total += store.count(&of(account)).await?;
     }
-    if let (Some(done), Some(last)) = (&outdated.done, requests.last_mut()) {
-        // Where it goes on is noted in the last account only: those before it are done.
-        last.ranges = vec![(Bound::Excluded(done.as_bytes().to_vec()), Bound::Unbounded)];
-        requests.drain(..requests.len() - 1);
+    // How far it is is noted in the last account only: those before it are done.
+    let last = accounts.last().cloned().unwrap_or_default();
+    let (mut done, mut after) = (0, None);
+    if let Some(id) = &outdated.done {
+        let ranges = vec![(Bound::Excluded(id.as_bytes().to_vec()), Bound::Unbounded)];
+        done = total - store.count(&ScanRequest { ranges, ..of(&last) }).await?.min(total);
+        after = Some(RowKey { account: Arc::clone(&last), table: Arc::clone(&spec.table), id: Arc::clone(id) });
     }
-    let mut left = 0;
-    for request in &requests {
-        left += store.count(request).await?;
-    }
-    let mut done = total - left.min(total);
     let tell = |done| told.tell(OpeningWork::Indexes, &spec.table, done, total);
     tell(done);
-    let accounts = requests.len();
-    for (place, mut request) in requests.into_iter().enumerate() {
-        let last = place + 1 == accounts;
-        queued(store, committer, spec, &request.account).await?;
-        loop {
-            let page = store.scan(&request).await?;
-            done += page.records.len() as u64;
-            let key = |id| RowKey { account: Arc::clone(&request.account), table: Arc::clone(&spec.table), id };
-            let rows: Vec<RowKey> = page.records.into_iter().map(|(id, _)| key(id)).collect();
-            let up_to = page.next.as_ref().map(|next| Arc::clone(&next.id));
-            let (keys, indexed) = (rows.clone(), last.then(|| Indexed { spec: spec.clone(), done: up_to }));
-            let plan = move |tx: &mut Tx<'_>| {
-                for key in &keys {
-                    if let Some(row) = tx.row(key)? {
-                        tx.put(key, row);
-                    }
-                }
-                if let Some(indexed) = &indexed {
-                    tx.indexed(indexed.clone());
-                }
-                Ok(())
-            };
-            committer.commit(Reads::rows(rows), plan).await?;
-            tell(done);
-            match page.next {
-                Some(next) => request.after = Some(next),
-                None => break,
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Rows whose deletion is queued have no record, and so no scan shows them; their parents must find them all the same.
-async fn queued(store: &dyn Store, committer: &Committer, spec: &TableSpec, account: &Arc<str>) -> Result<(), Error> {
-    let (account, tables) = (Arc::clone(account), Some(vec![Arc::clone(&spec.table)]));
-    let mut request = OperationsRequest { account, tables, after: 0, limit: PAGE };
+    let mut request = KeysRequest { table: Arc::clone(&spec.table), after, limit: PAGE };
     loop {
-        let page = store.operations(&request).await?;
-        let Some(last) = page.last() else { return Ok(()) };
-        request.after = last.operation.place;
-        let rows: Vec<RowKey> = page.into_iter().map(|queued| queued.key).collect();
+        let rows = store.keys(&request).await?;
+        let whole = rows.len() < PAGE;
+        let up_to = rows.last().filter(|key| key.account == last).map(|key| Arc::clone(&key.id));
+        let noted = whole || up_to.is_some();
+        let indexed = noted.then(|| Indexed { spec: spec.clone(), done: up_to.filter(|_| !whole) });
+        request.after = rows.last().cloned();
         let keys = rows.clone();
         let plan = move |tx: &mut Tx<'_>| {
+            let mut records = 0;
             for key in &keys {
                 if let Some(row) = tx.row(key)? {
+                    records += u64::from(row.record.is_some());
                     tx.put(key, row);
                 }
             }
-            Ok(())
+            if let Some(indexed) = &indexed {
+                tx.indexed(indexed.clone());
+            }
+            Ok(records)
         };
-        committer.commit(Reads::rows(rows), plan).await?;
+        done += committer.commit(Reads::rows(rows), plan).await?;
+        tell(done);
+        if whole {
+            return Ok(());
+        }
     }
 }

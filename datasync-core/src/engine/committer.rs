@@ -34,16 +34,16 @@ use crate::{
         account::Present,
         acks::{Acks, Changes},
         journal::Journal,
-        links::link_keys,
+        links,
         service::{self, Service},
         table::Tables,
-        unsent,
+        tombstones, unsent,
         watch::Watchers,
     },
     error::{Error, ErrorKind},
     query::index_keys,
     row::RowKey,
-    store::{Head, LinkedRequest, RowWrite, Store, StoreError, StoreErrorKind, WriteBatch},
+    store::{Cursor, Head, RowWrite, Store, StoreError, StoreErrorKind, WriteBatch},
 };
 
 /// The greatest number of rows in one commit, unless a single member needs more.
@@ -351,22 +351,21 @@ fn plan(engine: &Engine, members: &mut [Box<dyn Member>], snapshot: &Snapshot) -
 async fn read_children(store: &dyn Store, snapshot: &mut Snapshot, wanted: BTreeSet<Children>) -> Result<(), Error> {
     let mut unread = BTreeSet::new();
     for (parent, table, index) in wanted {
-        let (account, key) = (Arc::clone(&parent.account), parent.id.as_bytes().to_vec());
-        let (limit, after) = (MAX_ROWS, None);
-        let mut request = LinkedRequest { account, table, index, key, after, limit };
+        let mut request = links::naming(&parent, &table, &index, MAX_ROWS);
         let mut children = Vec::new();
         loop {
-            let ids = store.linked(&request).await?;
-            request.after = ids.last().cloned();
-            let whole = ids.len() < limit;
-            let key = |id| RowKey { account: Arc::clone(&request.account), table: Arc::clone(&request.table), id };
-            children.extend(ids.into_iter().map(key));
+            let entries = store.entries(&request).await?;
+            request.after = entries.last().cloned();
+            let whole = entries.len() < request.limit;
+            let account = &parent.account;
+            let key = |entry: Cursor| RowKey { account: Arc::clone(account), table: Arc::clone(&table), id: entry.id };
+            children.extend(entries.into_iter().map(key));
             if whole {
                 break;
             }
         }
         unread.extend(children.iter().filter(|key| !snapshot.rows.contains_key(key)).cloned());
-        snapshot.children.insert((parent, request.table, request.index), children);
+        snapshot.children.insert((parent, table, index), children);
     }
     let unread: Vec<RowKey> = unread.into_iter().collect();
     if !unread.is_empty() {
@@ -447,7 +446,8 @@ fn batch(tables: &Tables, group: &Overlay, next: Head) -> Result<WriteBatch, Err
                     _ => Vec::new(),
                 };
                 if let Some(table) = tables.0.get(&key.table) {
-                    index_keys.extend(link_keys(table, row));
+                    index_keys.extend(links::link_keys(table, row));
+                    index_keys.extend(tombstones::index_key(row));
                 }
                 RowWrite::Put { key, row: row.clone(), index_keys }
             }

@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -22,7 +23,7 @@ use crate::{
     },
     error::{Error, ErrorKind},
     row::{Body, Hold, Operation, OperationKind, ParkReason, Parked, Row, RowKey},
-    store::{KeyBytes, LinkedRequest},
+    store::{Cursor, Direction, KeyBytes, ScanRequest},
 };
 
 /// A field that names a row of another table, or of its own.
@@ -95,6 +96,21 @@ pub(crate) fn link_keys(table: &Table, row: &Row) -> Vec<(Arc<str>, KeyBytes)> {
     keys.into_iter().collect()
 }
 
+/// A scan of the entries by which a parent finds rows of a table that have queued operations, as [`link_keys`] has written them.
+pub(crate) fn naming(parent: &RowKey, child: &Arc<str>, index: &Arc<str>, limit: usize) -> ScanRequest {
+    let id = parent.id.as_bytes().to_vec();
+    ScanRequest {
+        account: Arc::clone(&parent.account),
+        table: Arc::clone(child),
+        index: Some(Arc::clone(index)),
+        ranges: vec![(Bound::Included(id.clone()), Bound::Included(id))],
+        direction: Direction::Forward,
+        after: None,
+        limit,
+        filter: None,
+    }
+}
+
 /// Whether the service has no such row before the operation.
 pub(crate) fn creates(kind: OperationKind) -> bool {
     matches!(kind, OperationKind::Insert | OperationKind::Undelete)
@@ -160,17 +176,11 @@ async fn rows(engine: &Engine, keys: Vec<RowKey>) -> Result<BTreeMap<RowKey, Row
 /// A row with queued operations that names this one, or did before.
 async fn queued_child(engine: &Engine, table: &Table, key: &RowKey) -> Result<Option<RowKey>, Error> {
     for link in &table.children {
-        let request = LinkedRequest {
-            account: Arc::clone(&key.account),
-            table: Arc::clone(&link.child),
-            index: Arc::clone(&link.index),
-            key: key.id.as_bytes().to_vec(),
-            after: None,
-            limit: 2,
-        };
-        let ids = engine.store.linked(&request).await?;
-        let child = |id| RowKey { account: Arc::clone(&key.account), table: Arc::clone(&link.child), id };
-        if let Some(child) = ids.into_iter().map(child).find(|child| child != key) {
+        // The row may name itself.
+        let entries = engine.store.entries(&naming(key, &link.child, &link.index, 2)).await?;
+        let child =
+            |entry: Cursor| RowKey { account: Arc::clone(&key.account), table: Arc::clone(&link.child), id: entry.id };
+        if let Some(child) = entries.into_iter().map(child).find(|child| child != key) {
             return Ok(Some(child));
         }
     }

@@ -20,6 +20,7 @@ pub(crate) mod push;
 pub(crate) mod scope;
 pub(crate) mod service;
 pub(crate) mod table;
+pub(crate) mod tombstones;
 pub(crate) mod unsent;
 pub(crate) mod verify;
 pub(crate) mod watch;

@@ -25,7 +25,7 @@ use crate::{
         push,
         scope::{self, Check, ScopeState},
         table::Table,
-        verify,
+        tombstones, verify,
     },
     error::{Error, ErrorKind, SyncPhase},
     events::SyncEvent,
@@ -141,6 +141,7 @@ impl Run {
             if requests.close() {
                 let report = self.report;
                 conflict::expire_losers(&self.engine).await?;
+                tombstones::expire(&self.engine, &self.scope.account, &table).await?;
                 return Ok(report);
             }
         }

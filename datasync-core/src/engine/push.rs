@@ -10,7 +10,7 @@ use futures::FutureExt;
 use jiff::Timestamp;
 
 use crate::{
-    engine::{Engine, conflict, joined::Requests, links, wave},
+    engine::{Engine, conflict, joined::Requests, links, tombstones, wave},
     error::{Error, ErrorKind, SyncPhase},
     events::SyncEvent,
     report::PushReport,
@@ -96,7 +96,11 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
                     run.check_pause()?;
                     engine.check_sign_in(&run.account).await?;
                     // A service that cannot say so now is sent one operation after the other.
-                    *capabilities.insert(engine.capabilities().await.unwrap_or_default())
+                    let able = *capabilities.insert(engine.capabilities().await.unwrap_or_default());
+                    for table in engine.tables.0.keys() {
+                        tombstones::expire(engine, &run.account, table).await?;
+                    }
+                    able
                 }
             };
             let answered = run.progress.answered();

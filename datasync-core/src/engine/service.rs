@@ -1,11 +1,14 @@
-//! What is known of the service between its answers: how far its clock is ahead, and whether it keeps keys.
+//! What is known of the service between its answers: how far its clock is ahead, whether it keeps keys, and for how long
+//! it remembers deletions.
 //!
-//! Both are needed where there is no network: an edit is stamped with the service's time, and a merge that a kill has cut
-//! must come to the same after it. So they are remembered in a note, which rides in the next commit after they have changed.
+//! Each is needed before the service is asked: an edit is stamped with the service's time where there is no network, a merge
+//! that a kill has cut must come to the same after it, and a pull removes old tombstones. So they are remembered in a note,
+//! which rides in the next commit after they have changed.
 
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -19,6 +22,8 @@ use crate::{
 
 /// Under which key the note is kept.
 pub(crate) const NOTE: &str = "service";
+/// For how long deletions are remembered of services that do not say for how long they do.
+const TOMBSTONE_PERIOD: Duration = Duration::from_secs(90 * 24 * 3_600);
 /// The wire shows seconds: a smaller change of the offset says nothing.
 const NOTEWORTHY: SignedDuration = SignedDuration::from_secs(2);
 
@@ -28,6 +33,8 @@ struct Known {
     offset: Option<i64>,
     /// Whether the service keeps idempotency keys.
     keys: bool,
+    /// For how long it remembers what was deleted, if it says so.
+    tombstones: Option<Duration>,
 }
 
 /// What is known of the service.
@@ -40,6 +47,7 @@ pub(crate) struct Service {
 struct State {
     stored: Known,
     keys: bool,
+    tombstones: Option<Duration>,
     asked: bool,
 }
 
@@ -61,7 +69,7 @@ impl Service {
             Error::caused(ErrorKind::Store, "what is remembered of the service cannot be read", error)
         })?;
         let stored = stored.unwrap_or_default();
-        let state = State { stored, keys: stored.keys, asked: false };
+        let state = State { stored, keys: stored.keys, tombstones: stored.tombstones, asked: false };
         Ok(Service { transport, state: Mutex::new(state) })
     }
 
@@ -81,10 +89,15 @@ impl Service {
         self.state().keys
     }
 
+    /// For how long it is remembered what was deleted.
+    pub(crate) fn tombstone_period(&self) -> Duration {
+        self.state().tombstones.unwrap_or(TOMBSTONE_PERIOD)
+    }
+
     /// What the service says that it can do. Returns whether this is the first time since the start.
     pub(crate) fn learn(&self, capabilities: &Capabilities) -> bool {
         let mut state = self.state();
-        state.keys = capabilities.keys;
+        (state.keys, state.tombstones) = (capabilities.keys, capabilities.tombstones);
         !std::mem::replace(&mut state.asked, true)
     }
 
@@ -92,13 +105,15 @@ impl Service {
     pub(crate) fn news(&self) -> Option<Note> {
         let offset = self.transport.clock_offset();
         let state = self.state();
-        let known = Known { offset: offset.map_or(state.stored.offset, millis), keys: state.keys };
+        let (keys, tombstones) = (state.keys, state.tombstones);
+        let known = Known { offset: offset.map_or(state.stored.offset, millis), keys, tombstones };
         let moved = match (known.offset, state.stored.offset) {
             (Some(now), Some(stored)) => SignedDuration::from_millis(now.saturating_sub(stored)).abs() >= NOTEWORTHY,
             (now, stored) => now != stored,
         };
         // Numbers are always JSON.
-        (moved || known.keys != state.stored.keys).then(|| Note(serde_json::to_vec(&known).unwrap_or_default()))
+        let learnt = (keys, tombstones) != (state.stored.keys, state.stored.tombstones);
+        (moved || learnt).then(|| Note(serde_json::to_vec(&known).unwrap_or_default()))
     }
 
     /// A commit has stored this note.

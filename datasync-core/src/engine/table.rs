@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::{
-    engine::{conflict::Rules, links::Link, migrate::Migrations},
+    engine::{conflict::Rules, links::Link, migrate::Migrations, tombstones},
     error::{Error, ErrorKind},
     query::{QueryDescription, table_spec},
     schema::{Name, TableSchema},
@@ -33,11 +33,12 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The table and its indexes, for the store: those that the app declares, and those that lead from parents to queued
-    /// children.
+    /// The table and its indexes, for the store: those that the app declares, those that lead from parents to queued children,
+    /// and the one of own tombstones.
     pub(crate) fn spec(&self) -> TableSpec {
         let mut spec = table_spec(&self.schema);
         spec.indexes.extend(self.parents.iter().map(|link| Arc::clone(&link.index)));
+        spec.indexes.push(tombstones::INDEX.into());
         spec
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Extensions {
     pub(crate) keys: bool,
     /// Whether it tells of changes.
     pub(crate) changes: bool,
+    /// For how many days it is remembered what was deleted, if that is told.
+    pub(crate) tombstone_days: Option<u32>,
     /// Whether requests may be compressed.
     pub(crate) gzip: bool,
     /// Whether it was the service that said so, and not perhaps a network that wants a sign-in.
@@ -50,6 +52,8 @@ struct Document {
     #[serde(default)]
     changes: bool,
     #[serde(default)]
+    tombstone_days: Option<u32>,
+    #[serde(default)]
     gzip: bool,
 }
 
@@ -67,6 +71,7 @@ pub(crate) fn read(response: &HttpResponse, sent: &Sent) -> Result<Extensions, T
                 batch: document.batch.filter(|limits| limits.operations > 1),
                 keys: document.key_days > 0,
                 changes: document.changes,
+                tombstone_days: document.tombstone_days,
                 gzip: document.gzip,
                 certain: true,
             }))
@@ -88,9 +93,10 @@ mod tests {
         };
         let none = |certain| Some(Extensions { certain, ..Extensions::default() });
         let all = r#"{"version":1,"delta":true,"keyDays":30,"batch":{"operations":10,"bytes":99},"changes":true,
-            "gzip":true,"later":[]}"#;
+            "tombstoneDays":7,"gzip":true,"later":[]}"#;
         let batch = Some(BatchLimits { operations: 10, bytes: 99 });
-        let everything = Extensions { delta: true, batch, keys: true, changes: true, gzip: true, certain: true };
+        let (delta, keys, changes, gzip, certain) = (true, true, true, true, true);
+        let everything = Extensions { delta, batch, keys, changes, tombstone_days: Some(7), gzip, certain };
         assert_eq!(read(200, all), Some(everything));
         for (status, body) in [
             (403, ""),
