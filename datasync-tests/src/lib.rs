@@ -209,10 +209,14 @@ pub struct RouterExchange {
     /// How many requests were made.
     pub requests: Arc<AtomicUsize>,
     before: Arc<Mutex<Option<Hook>>>,
+    after: Arc<Mutex<Option<AnswerHook>>>,
 }
 
 /// Something that is done before a request reaches the service.
 pub type Hook = Box<dyn FnMut(&HttpRequest) + Send>;
+
+/// Something that is done to an answer before it reaches the client.
+pub type AnswerHook = Box<dyn FnMut(&mut HttpResponse) + Send>;
 
 impl std::fmt::Debug for RouterExchange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -224,8 +228,8 @@ impl RouterExchange {
     /// A way without faults.
     #[must_use]
     pub fn new(router: Router) -> RouterExchange {
-        let (script, requests, before) = Default::default();
-        RouterExchange { router, script, requests, before }
+        let (script, requests, before, after) = Default::default();
+        RouterExchange { router, script, requests, before, after }
     }
 
     /// The next request that is meant meets the fault.
@@ -236,6 +240,11 @@ impl RouterExchange {
     /// Runs before each request reaches the service.
     pub fn before(&self, hook: impl FnMut(&HttpRequest) + Send + 'static) {
         *self.before.lock().expect("no test panicked") = Some(Box::new(hook));
+    }
+
+    /// Runs on each whole answer of the service, which it may change.
+    pub fn after(&self, hook: impl FnMut(&mut HttpResponse) + Send + 'static) {
+        *self.after.lock().expect("no test panicked") = Some(Box::new(hook));
     }
 
     /// Forgets the rest of the script.
@@ -294,6 +303,9 @@ impl Exchange for RouterExchange {
     async fn send(&self, request: HttpRequest, max_body: usize) -> Result<HttpResponse, ExchangeError> {
         let (mut response, body, fault) = self.begin(request).await?;
         response.body = axum::body::to_bytes(body, usize::MAX).await.expect("a router's body is whole").to_vec();
+        if let Some(hook) = &mut *self.after.lock().expect("no test panicked") {
+            hook(&mut response);
+        }
         match fault {
             _ if response.body.len() > max_body => Err(ExchangeError::new(ExchangeErrorKind::TooLarge)),
             Fault::AnswerLost => Err(ExchangeError::new(ExchangeErrorKind::Interrupted)),
