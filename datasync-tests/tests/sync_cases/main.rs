@@ -1,24 +1,34 @@
-//! The cases of the originals' clients, a device and a service to try them on, and the names of what is done differently.
-#![allow(dead_code, reason = "each test uses some of it")]
+//! What the originals' clients do, case by case (`sync_cases.json`), and where ours does it better: each difference has a name
+//! and a reason.
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+mod addresses;
+mod answers;
+mod collapse;
+mod conflicts;
+mod pulls;
+mod purges;
 
 use std::{collections::BTreeSet, path::PathBuf};
 
 use datasync_core::{
     client::{DatasyncClient, OfflineTable, PendingState},
-    config::ConflictPolicy,
+    config::{ConflictPolicy, SyncConfig},
     error::ErrorKind,
     memory::MemoryStore,
-    row::OperationKind,
+    row::{OperationKind, Row, RowKey},
+    store::Store,
 };
 use datasync_derive::SyncEntity;
 use datasync_http::HttpTransport;
 use datasync_server::{Action, Change, DatasyncService, MemoryRepository, Repository, TableOptions};
 use datasync_tests::{Note, RouterExchange, Wire, client, note_of, notes, service};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The cases, or `None` with a word about it.
-pub(crate) fn cases(name: &str) -> Option<Value> {
+fn cases(name: &str) -> Option<Value> {
     let Some(folder) = std::env::var_os("DATASYNC_CONFORMANCE_DIR").map(PathBuf::from) else {
         println!("skipped: DATASYNC_CONFORMANCE_DIR is not set");
         return None;
@@ -27,36 +37,36 @@ pub(crate) fn cases(name: &str) -> Option<Value> {
 }
 
 /// The names of what is done differently; a test that meets none of one fails, so that no name outlives its reason.
-pub(crate) struct Differences {
+struct Differences {
     known: &'static [(&'static str, &'static str)],
     met: BTreeSet<&'static str>,
 }
 
 impl Differences {
-    pub(crate) fn new(known: &'static [(&'static str, &'static str)]) -> Differences {
+    fn new(known: &'static [(&'static str, &'static str)]) -> Differences {
         Differences { known, met: BTreeSet::new() }
     }
 
-    pub(crate) fn expect(&mut self, name: &str) {
+    fn expect(&mut self, name: &str) {
         let found = self.known.iter().find(|(known, _)| *known == name);
         self.met.insert(found.unwrap_or_else(|| panic!("`{name}` differs and is not listed")).0);
     }
 
-    pub(crate) fn end(self) {
+    fn end(self) {
         let unmet: Vec<_> = self.known.iter().filter(|(name, _)| !self.met.contains(name)).collect();
         assert!(unmet.is_empty(), "listed, but no longer different: {unmet:?}");
     }
 }
 
-pub(crate) struct World {
-    pub(crate) client: DatasyncClient,
-    pub(crate) table: OfflineTable<Note>,
-    pub(crate) exchange: RouterExchange,
-    pub(crate) rows: MemoryRepository,
-    pub(crate) store: MemoryStore,
+struct World {
+    client: DatasyncClient,
+    table: OfflineTable<Note>,
+    exchange: RouterExchange,
+    rows: MemoryRepository,
+    store: MemoryStore,
 }
 
-pub(crate) async fn world(wire: Wire, policy: ConflictPolicy) -> World {
+async fn world(wire: Wire, policy: ConflictPolicy) -> World {
     let rows = MemoryRepository::new();
     let exchange = RouterExchange::new(service(&rows, 100, wire));
     let store = MemoryStore::new();
@@ -64,7 +74,7 @@ pub(crate) async fn world(wire: Wire, policy: ConflictPolicy) -> World {
     World { table: notes(&client), client, exchange, rows, store }
 }
 
-pub(crate) fn kind(name: &str) -> OperationKind {
+fn kind(name: &str) -> OperationKind {
     match name.split(' ').next().unwrap() {
         "Add" | "Insert" => OperationKind::Insert,
         "Replace" | "Update" => OperationKind::Replace,
@@ -73,9 +83,25 @@ pub(crate) fn kind(name: &str) -> OperationKind {
     }
 }
 
+fn change(id: &str, action: Action) -> Change {
+    Change { id: id.into(), action, expected: None, now: Timestamp::UNIX_EPOCH, key: None, forget: None }
+}
+
 impl World {
+    /// All that the device keeps of the row.
+    async fn row(&self, id: &str) -> Option<Row> {
+        self.store.get(&[RowKey::new("note", id)]).await.unwrap().remove(0)
+    }
+
+    /// The service marks the row as deleted.
+    async fn deleted_elsewhere(&self, id: &str) {
+        let there = self.rows.read(id).await.unwrap().unwrap();
+        let record = datasync_core::row::Record { deleted: true, ..there.record };
+        self.rows.write(change(id, Action::Replace(record))).await.unwrap();
+    }
+
     /// Queues an operation of this kind for the row.
-    pub(crate) async fn queue(&self, kind: OperationKind, id: &str) {
+    async fn queue(&self, kind: OperationKind, id: &str) {
         if kind != OperationKind::Insert {
             self.table.insert(note_of(id, "base")).await.unwrap();
             self.table.push_items().await.unwrap();
@@ -83,7 +109,7 @@ impl World {
         self.write(kind, id, "mine").await.unwrap();
     }
 
-    pub(crate) async fn write(&self, kind: OperationKind, id: &str, title: &str) -> Result<(), ErrorKind> {
+    async fn write(&self, kind: OperationKind, id: &str, title: &str) -> Result<(), ErrorKind> {
         let done = match kind {
             OperationKind::Insert => self.table.insert(note_of(id, title)).await.map(drop),
             OperationKind::Delete => self.table.delete(id).await.map(drop),
@@ -92,13 +118,13 @@ impl World {
         done.map_err(|error| error.kind())
     }
 
-    pub(crate) async fn pending(&self, id: &str) -> Option<(OperationKind, PendingState)> {
+    async fn pending(&self, id: &str) -> Option<(OperationKind, PendingState)> {
         let pending = self.client.pending().await.unwrap();
         pending.into_iter().find(|change| &*change.id == id).map(|change| (change.kind, change.state))
     }
 
     /// Somebody writes the row on the service, or removes it for good.
-    pub(crate) async fn elsewhere(&self, id: &str, title: Option<&str>) {
+    async fn elsewhere(&self, id: &str, title: Option<&str>) {
         let body = format!(r#"{{"id":"{id}","title":"{}","rank":0}}"#, title.unwrap_or_default());
         let record = datasync_core::row::Record {
             body: body.into_bytes().into(),
@@ -112,31 +138,29 @@ impl World {
             Some(_) if there => Action::Replace(record),
             Some(_) => Action::Create(record),
         };
-        let change =
-            Change { id: id.into(), action, expected: None, now: jiff::Timestamp::UNIX_EPOCH, key: None, forget: None };
-        self.rows.write(change).await.unwrap();
+        self.rows.write(change(id, action)).await.unwrap();
     }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, SyncEntity)]
 #[sync(crate = "datasync_core")]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Movie {
-    pub(crate) id: String,
-    pub(crate) title: String,
-    pub(crate) duration: i64,
-    pub(crate) rating: String,
-    pub(crate) release_date: String,
-    pub(crate) best_picture_winner: bool,
-    pub(crate) year: i64,
+struct Movie {
+    id: String,
+    title: String,
+    duration: i64,
+    rating: String,
+    release_date: String,
+    best_picture_winner: bool,
+    year: i64,
     /// Not sent, as a property that is left out of the JSON of CT's client.
     #[sync(local)]
     #[serde(default)]
-    pub(crate) shelf: i64,
+    shelf: i64,
 }
 
-/// A service with the movies of the reference, and a device with none of them.
-pub(crate) async fn movies(wire: Wire) -> Option<(DatasyncClient, MemoryStore, MemoryRepository)> {
+/// A service with the movies of the reference, and a device with none of them that has so many operations under way at once.
+async fn movies(wire: Wire, parallel: usize) -> Option<(DatasyncClient, MemoryStore, MemoryRepository)> {
     let data = cases("movies.json")?;
     let rows = MemoryRepository::new();
     rows.seed(data["movies"].clone()).unwrap();
@@ -146,5 +170,7 @@ pub(crate) async fn movies(wire: Wire) -> Option<(DatasyncClient, MemoryStore, M
     let transport = HttpTransport::builder("http://service").exchange(RouterExchange::new(router)).build().unwrap();
     let store = MemoryStore::new();
     let builder = DatasyncClient::builder().store(store.clone()).transport(transport);
-    Some((builder.table::<Movie>().table::<Note>().build().await.unwrap(), store, rows))
+    let mut config = SyncConfig::default();
+    config.sync.parallel_operations = parallel;
+    Some((builder.config(config).table::<Movie>().table::<Note>().build().await.unwrap(), store, rows))
 }
