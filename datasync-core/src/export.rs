@@ -28,7 +28,7 @@ pub fn row(key: &RowKey, row: &Row) -> String {
         left: row.left,
         record: row.record.as_ref().map(RecordLine::from),
         base: row.base.as_ref().map(RecordLine::from),
-        seen: row.seen.as_ref().map(RecordLine::from),
+        seen: row.seen.as_ref().map(ServiceLine::from),
         tombstone: row.tombstone.as_ref().map(|tombstone| TombstoneLine {
             version: tombstone.version.as_deref(),
             since: tombstone.since.to_string(),
@@ -144,7 +144,7 @@ impl<'r> From<&'r Record> for RecordLine<'r> {
     }
 }
 
-/// The other side of a conflict; a row that the service does not have is the word `absent`.
+/// What the service has, in a conflict or as a pull has met it; a row that the service does not have is the word `absent`.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum ServiceLine<'r> {
@@ -172,7 +172,7 @@ struct RowLine<'r> {
     left: bool,
     record: Option<RecordLine<'r>>,
     base: Option<RecordLine<'r>>,
-    seen: Option<RecordLine<'r>>,
+    seen: Option<ServiceLine<'r>>,
     tombstone: Option<TombstoneLine<'r>>,
     quarantine: Option<QuarantineLine<'r>>,
 }
@@ -189,7 +189,7 @@ struct QuarantineLine<'r> {
     reason: &'r str,
     record: Option<RecordLine<'r>>,
     base: Option<RecordLine<'r>>,
-    seen: Option<RecordLine<'r>>,
+    seen: Option<ServiceLine<'r>>,
     conflict: Option<ServiceLine<'r>>,
 }
 
@@ -200,7 +200,7 @@ impl<'r> From<&'r Quarantine> for QuarantineLine<'r> {
             reason: &held.reason,
             record: held.record.as_ref().map(RecordLine::from),
             base: held.base.as_ref().map(RecordLine::from),
-            seen: held.seen.as_ref().map(RecordLine::from),
+            seen: held.seen.as_ref().map(ServiceLine::from),
             conflict: held.conflict.as_ref().map(ServiceLine::from),
         }
     }

@@ -125,10 +125,11 @@ pub struct Row {
     /// What the app sees; `None` if the app has deleted the row, or never had it.
     pub record: Option<Record>,
     /// The service's copy that the queued changes started from, with the fields that stay on this device; kept only while
-    /// operations are queued.
+    /// operations are queued. Of a row that was deleted while its insert is in doubt it is the row itself, marked as deleted and
+    /// without a version: the fields that stay on this device have no other place.
     pub base: Option<Record>,
-    /// The newest service's copy that a pull met while an operation was in doubt.
-    pub seen: Option<Record>,
+    /// What a pull last met at the service while an operation was in doubt.
+    pub seen: Option<ServiceCopy>,
     /// What is left of a row whose deletion this device has pushed, until a page shows the deletion.
     pub tombstone: Option<Tombstone>,
     /// The scopes that hold the row.
@@ -178,8 +179,8 @@ pub struct Quarantine {
     pub record: Option<Record>,
     /// The base as it was.
     pub base: Option<Record>,
-    /// The copy that a pull had met while an operation was in doubt.
-    pub seen: Option<Record>,
+    /// What a pull had met at the service while an operation was in doubt.
+    pub seen: Option<ServiceCopy>,
     /// The other side of a conflict that waited for somebody.
     pub conflict: Option<ServiceCopy>,
 }

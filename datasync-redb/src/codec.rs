@@ -19,6 +19,8 @@ use crate::{
 
 /// The encoding that this release writes.
 const ENCODING: u8 = 1;
+/// What stands for a row that a pull has met no more at the service.
+const GONE: u8 = 2;
 
 /// What of a row stands elsewhere too: its entries in indexes, and its places in the queue.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,7 +46,7 @@ pub(crate) fn encode_row(row: &Row, index_keys: &[(u32, &KeyBytes)]) -> Vec<u8> 
     row.scopes.iter().for_each(|scope| out.text(scope));
     out.byte(u8::from(row.left));
     out.option(row.base.as_ref(), record);
-    out.option(row.seen.as_ref(), record);
+    seen(&mut out, row.seen.as_ref());
     out.option(row.tombstone.as_ref(), |out, tombstone| {
         out.option(tombstone.version.as_ref(), |out, version| out.text(version));
         time(out, tombstone.since);
@@ -54,7 +56,7 @@ pub(crate) fn encode_row(row: &Row, index_keys: &[(u32, &KeyBytes)]) -> Vec<u8> 
         out.text(&quarantine.reason);
         out.option(quarantine.record.as_ref(), record);
         out.option(quarantine.base.as_ref(), record);
-        out.option(quarantine.seen.as_ref(), record);
+        seen(out, quarantine.seen.as_ref());
         out.option(quarantine.conflict.as_ref(), service_copy);
     });
     row.operations.iter().for_each(|each| operation(&mut out, each));
@@ -101,7 +103,7 @@ pub(crate) fn decode_row(bytes: &[u8]) -> Result<Row, StoreError> {
     let scopes = reader.list(|reader| Ok(Arc::from(reader.text()?)))?;
     let left = reader.byte()? != 0;
     let base = reader.option(read_record)?;
-    let seen = reader.option(read_record)?;
+    let seen = read_seen(&mut reader)?;
     let tombstone = reader.option(|reader| {
         let version = reader.option(|reader| Ok(reader.text()?.to_owned()))?;
         Ok(Tombstone { version, since: read_time(reader)? })
@@ -112,7 +114,7 @@ pub(crate) fn decode_row(bytes: &[u8]) -> Result<Row, StoreError> {
             reason: reader.text()?.to_owned(),
             record: reader.option(read_record)?,
             base: reader.option(read_record)?,
-            seen: reader.option(read_record)?,
+            seen: read_seen(reader)?,
             conflict: reader.option(read_service_copy)?,
         })
     })?;
@@ -216,6 +218,23 @@ fn operation(out: &mut Writer, operation: &Operation) {
             out.option(parked.conflict.as_ref(), service_copy);
         }
     }
+}
+
+/// What a pull has met, in the bytes of an optional record and one more mark.
+fn seen(out: &mut Writer, copy: Option<&ServiceCopy>) {
+    match copy {
+        Some(ServiceCopy::Absent) => out.byte(GONE),
+        Some(ServiceCopy::Found(found)) => out.option(Some(found), record),
+        None => out.option(None, record),
+    }
+}
+
+fn read_seen(reader: &mut Reader<'_>) -> Result<Option<ServiceCopy>, StoreError> {
+    if reader.0.first() == Some(&GONE) {
+        reader.byte()?;
+        return Ok(Some(ServiceCopy::Absent));
+    }
+    Ok(reader.option(read_record)?.map(ServiceCopy::Found))
 }
 
 fn service_copy(out: &mut Writer, copy: &ServiceCopy) {
@@ -381,7 +400,7 @@ mod tests {
         Row {
             record: Some(record("{\"id\":\"1\"}")),
             base: Some(record("base")),
-            seen: Some(Record { version: None, updated_at: None, deleted: true, ..record("") }),
+            seen: Some(ServiceCopy::Found(Record { version: None, updated_at: None, deleted: true, ..record("") })),
             tombstone: Some(Tombstone { version: None, since }),
             scopes: vec!["".into(), "q:é".into()],
             left: true,
@@ -392,7 +411,7 @@ mod tests {
                 reason: "no title".to_owned(),
                 record: Some(record("old")),
                 base: Some(record("older")),
-                seen: None,
+                seen: Some(ServiceCopy::Absent),
                 conflict: Some(ServiceCopy::Absent),
             }),
             operations: vec![

@@ -294,6 +294,18 @@ pub(crate) fn same_data(schema: &TableSchema, one: &Body, other: &Body) -> bool 
     agree(schema, one, other, |name| is_sent(schema, name) && Some(name) != edited)
 }
 
+/// Whether every sent field in which `sent` differs from the base is another one than the base's in the copy too.
+pub(crate) fn all_changed(schema: &TableSchema, base: &Body, sent: &Body, copy: &Body) -> bool {
+    let (Ok(base), Ok(sent), Ok(copy)) = (Object::parse(base), Object::parse(sent), Object::parse(copy)) else {
+        return false;
+    };
+    let mut names = base.names().chain(sent.names()).filter(|name| is_sent(schema, name));
+    names.all(|name| {
+        field_equal(schema, name, base.get(name), sent.get(name))
+            || !field_equal(schema, name, base.get(name), copy.get(name))
+    })
+}
+
 fn agree(schema: &TableSchema, one: &Body, other: &Body, judged: impl Fn(&str) -> bool) -> bool {
     let (Ok(one), Ok(other)) = (Object::parse(one), Object::parse(other)) else { return false };
     let mut names = one.names().chain(other.names()).filter(|name| judged(name));

@@ -11,7 +11,7 @@ use crate::{
     },
     engine::journal,
     error::Error,
-    row::{Record, RowKey},
+    row::{Record, RowKey, ServiceCopy},
     store::QueuedOperation,
 };
 
@@ -215,8 +215,11 @@ impl DatasyncClient {
             table,
             id,
             here: row.record.as_ref().map(CopyInfo::of),
-            base: row.base.as_ref().map(CopyInfo::of),
-            seen: row.seen.as_ref().map(CopyInfo::of),
+            base: row.base.as_ref().filter(|base| base.version.is_some() || !base.deleted).map(CopyInfo::of),
+            seen: row.seen.as_ref().map(|seen| match seen {
+                ServiceCopy::Found(seen) => CopyInfo::of(seen),
+                ServiceCopy::Absent => CopyInfo { version: None, updated_at: None, deleted: true, bytes: 0 },
+            }),
             deleted: row.tombstone.as_ref().map(|tombstone| tombstone.since),
             scopes: row.scopes,
             last_error: last_error.filter(|_| !changes.is_empty()),

@@ -9,14 +9,15 @@ use crate::{
         acks::Fate,
         change::refuse,
         committer::Tx,
-        conflict::{Settled, accumulates, clashes, settle, with_local},
-        links,
+        conflict::{Settled, accumulates, clashes, lose, settle, with_local},
+        links::{self, creates},
         migrate::{as_sent_now, copy_in_present},
-        page::is_same_state,
+        page::is_from,
         table::Table,
     },
     row::{
-        Body, Hold, Operation, OperationKind, ParkReason, Parked, Phase, Record, Row, RowKey, ServiceCopy, Tombstone,
+        Body, Hold, LoserCause, Operation, OperationKind, ParkReason, Parked, Phase, Record, Row, RowKey, ServiceCopy,
+        Side, Tombstone,
     },
 };
 
@@ -113,22 +114,12 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
     match answer {
         Answer::Applied(None) if row.operations[0].kind != OperationKind::Delete => Effect::Fetch,
         Answer::Applied(copy) => match (&row.seen, copy) {
-            (Some(seen), Some(copy)) if seen.version != copy.version => Effect::Fetch,
+            (Some(seen), Some(copy)) if seen.version() != copy.version.as_deref() => Effect::Fetch,
             (Some(_), None) => Effect::Fetch,
             _ => succeed(tx, table, key, row, copy.clone().map_or(ServiceCopy::Absent, ServiceCopy::Found), false),
         },
         Answer::AppliedThenFetched(now) => succeed(tx, table, key, row, now.clone(), true),
-        Answer::PerhapsAppliedThenFetched(now) => {
-            // A network that answers in the service's place says "done" too: the row must show it.
-            let operation = &row.operations[0];
-            let done = now.live().is_some_and(|copy| {
-                operation.kind == OperationKind::Insert || copy.version.is_none() || copy.version != operation.version
-            });
-            match done {
-                true => succeed(tx, table, key, row, now.clone(), true),
-                false => conflict(tx, table, key, row, true, now.clone()),
-            }
-        }
+        Answer::PerhapsAppliedThenFetched(now) => perhaps_succeed(tx, table, key, row, now),
         Answer::Looked(now) => {
             let first = &row.operations[0];
             if has_ours(table, first.kind, first.frozen.as_ref(), now) {
@@ -147,7 +138,7 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
         }
         Answer::Conflict(None) => Effect::Fetch,
         Answer::Conflict(Some(copy)) => match &row.seen {
-            Some(seen) if seen.version.as_deref() != copy.version() => Effect::Fetch,
+            Some(seen) if seen.version() != copy.version() => Effect::Fetch,
             _ => conflict(tx, table, key, row, doubted, copy.clone()),
         },
         Answer::ConflictThenFetched(now) => conflict(tx, table, key, row, doubted, now.clone()),
@@ -155,17 +146,16 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
         Answer::NotSent => {
             let operation = &mut row.operations[0];
             operation.hold = Hold::Ready;
-            if !doubted {
-                operation.phase = Phase::New;
-                (operation.frozen, operation.frozen_base) = (None, None);
-                if row.operations.len() > 1 && !refuse(tx, table, row) {
-                    // Inserted and deleted again: what a pull has seen meanwhile is somebody else's row.
-                    row.base = None;
-                    row.record = row.seen.take().filter(|seen| !seen.deleted);
-                }
-                return if row.operations.is_empty() { Effect::Done } else { unsent(row) };
+            if doubted {
+                return Effect::Stays;
             }
-            Effect::Stays
+            operation.phase = Phase::New;
+            (operation.frozen, operation.frozen_base) = (None, None);
+            if row.operations.len() > 1 && !refuse(tx, table, row) {
+                return withdrawn(row);
+            }
+            row.operations[0].phase = Phase::New;
+            meet_seen(tx, table, key, row).unwrap_or(Effect::Stays)
         }
         Answer::Unknown { wait, demanded, exhausted, .. } => {
             let operation = &mut row.operations[0];
@@ -182,10 +172,42 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
     }
 }
 
-/// An operation that was certainly not sent is new; a copy that a pull kept meanwhile waits for the next pull or push.
-fn unsent(row: &mut Row) -> Effect {
-    row.operations[0].phase = Phase::New;
-    Effect::Stays
+/// Inserted and deleted again, and the insert had no effect: what a pull has seen meanwhile is somebody else's row.
+fn withdrawn(row: &mut Row) -> Effect {
+    row.base = None;
+    row.record = row.seen.take().and_then(|seen| seen.live().cloned());
+    Effect::Done
+}
+
+/// An operation that certainly had no effect meets what a pull has seen since: the token is behind that already, and no later
+/// page brings it again (I14).
+fn meet_seen(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row) -> Option<Effect> {
+    let seen = row.seen.take().filter(|seen| !is_from(row.base.as_ref(), seen))?;
+    Some(Effect::Conflict(settle(tx, table, key, row, seen)))
+}
+
+/// A network that answers in the service's place says "done" too, so that the row must show it: each field that the operation
+/// changed differs from what it started from. If it does and is not what was sent, the service may have changed it itself, or
+/// somebody else may have written instead: then what was sent is kept as a settled loser (I28).
+fn perhaps_succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: &ServiceCopy) -> Effect {
+    let operation = &row.operations[0];
+    let (sent, base) = (operation.frozen.clone(), row.base.as_ref().map(|base| &base.body));
+    let shown = now.live().is_some_and(|copy| {
+        let moved = copy.version.is_none() || copy.version != operation.version;
+        let changed = || match (&sent, base) {
+            (Some(sent), Some(base)) => body::all_changed(&table.schema, base, sent, &copy.body),
+            _ => false,
+        };
+        has_ours(table, operation.kind, sent.as_ref(), now) || (moved && (creates(operation.kind) || changed()))
+    });
+    if !shown {
+        return conflict(tx, table, key, row, true, now.clone());
+    }
+    let kept_here = row.operations.len() > 1;
+    if let Some(sent) = sent.filter(|sent| !kept_here && !has_ours(table, operation.kind, Some(sent), now)) {
+        lose(tx, table, key, Side::Local, sent, operation.version.clone(), LoserCause::Conflict);
+    }
+    succeed(tx, table, key, row, now.clone(), true)
 }
 
 /// The first operation took effect; `now` is what the service has. If that was `fetched`, others may have changed it since.
@@ -314,12 +336,22 @@ fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted
         return Effect::Stays;
     }
     let operation = &mut row.operations[0];
-    if untouched && operation.rounds < CLIENT_WINS_ROUNDS {
-        // The service still has what the change started from: it had no effect, and is sent again with a new key.
-        operation.rounds += 1;
+    operation.rounds += 1;
+    if !untouched {
+        return Effect::Conflict(settle(tx, table, key, row, copy));
+    }
+    // The service still has what the change started from: it had no effect, and nobody else has written anything that a policy
+    // could decide about.
+    if operation.rounds <= CLIENT_WINS_ROUNDS {
         return Effect::Stays;
     }
-    Effect::Conflict(settle(tx, table, key, row, copy))
+    let message = format!(
+        "the service has not done it {CLIENT_WINS_ROUNDS} times, and does not say why: the row is as the change found it"
+    );
+    operation.rounds = 0;
+    operation.hold =
+        Hold::Parked(Parked { reason: ParkReason::Refused, status: None, message: message.clone(), conflict: None });
+    Effect::Parked(message)
 }
 
 /// An insert that was refused and has been deleted again becomes the deletion.
@@ -350,14 +382,11 @@ fn refused(
         return Effect::Parked(message.to_owned());
     }
     let edited_since = row.operations.len() > 1;
-    let seen = row.seen.take();
     if !refuse(tx, table, row) {
-        row.base = None;
-        row.record = seen.filter(|seen| !seen.deleted);
-        return Effect::Done;
+        return withdrawn(row);
     }
-    if let Some(seen) = seen.filter(|seen| !is_same_state(row.base.as_ref(), seen)) {
-        return Effect::Conflict(settle(tx, table, key, row, ServiceCopy::Found(seen)));
+    if let Some(effect) = meet_seen(tx, table, key, row) {
+        return effect;
     }
     // What was refused is not what would be sent: the edit made since may have mended it.
     if edited_since {

@@ -134,6 +134,7 @@ fn no_object(key: &RowKey, error: serde_json::Error) -> Error {
 fn insert(tx: &mut Tx<'_>, table: &Table, row: &mut Row, body: Body) {
     row.left = false;
     row.record = Some(Record { body, version: None, updated_at: None, deleted: false });
+    row.base.take_if(|base| base.deleted && base.version.is_none());
     match row.operations.last_mut() {
         None => queue(tx, table, row, OperationKind::Insert, None),
         Some(operation) if operation.in_doubt() => queue(tx, table, row, OperationKind::Insert, None),
@@ -150,13 +151,13 @@ fn replace(tx: &mut Tx<'_>, table: &Table, row: &mut Row, body: Body, unchanged:
     let before = record.clone();
     record.body = body;
     match row.operations.last_mut() {
-        None if unchanged => {}
+        // What is queued does not send it: an edit that was refused stays refused, and no younger.
+        _ if unchanged => {}
         None => {
             let version = before.version.clone();
             row.base = Some(before);
             queue(tx, table, row, OperationKind::Replace, version);
         }
-        Some(operation) if operation.in_doubt() && unchanged => {}
         Some(operation) if operation.in_doubt() => queue(tx, table, row, OperationKind::Replace, None),
         Some(operation) => edited(tx, operation),
     }
@@ -167,6 +168,10 @@ fn delete(tx: &mut Tx<'_>, table: &Table, row: &mut Row) {
     // A deletion may come to nothing: then the row is back with what stays on this device.
     row.base = row.base.take().map(|base| with_local(table, base, Some(&before.body)));
     let behind = row.operations.len() > 1;
+    if row.base.is_none() && row.operations.last().is_some_and(Operation::in_doubt) {
+        // Its insert may come to be refused, and this deletion to nothing.
+        row.base = Some(Record { version: None, updated_at: None, deleted: true, ..before.clone() });
+    }
     let Some(operation) = row.operations.last_mut() else {
         let version = before.version.clone();
         row.base = Some(before);
@@ -203,6 +208,7 @@ fn edited(tx: &mut Tx<'_>, operation: &mut Operation) {
         operation.hold = Hold::Ready;
         operation.attempts = 0;
     }
+    operation.rounds = 0;
     if operation.phase == Phase::Refused {
         operation.key = tx.new_key();
     }
@@ -239,6 +245,8 @@ pub(crate) fn refuse(tx: &mut Tx<'_>, table: &Table, row: &mut Row) -> bool {
     first.hold = Hold::Ready;
     let Some(second) = second else { return true };
     tx.fate(second.place, Fate::Collapsed);
+    // It may be parked for a parent that is gone.
+    first.hold = second.hold;
     first.edited = second.edited;
     first.attempts = 0;
     use OperationKind::{Delete, Insert, Replace, Undelete};

@@ -271,9 +271,9 @@ async fn park_cycle(engine: &Engine, keys: Vec<RowKey>) -> Result<u64, Error> {
         let mut parked = 0;
         for key in &keys {
             let Some(mut row) = tx.row(key)? else { continue };
-            let Some(operation) = row.operations.first_mut().filter(|operation| !operation.in_doubt()) else {
-                continue;
-            };
+            let waits =
+                |operation: &&mut Operation| !operation.in_doubt() && !matches!(operation.hold, Hold::Parked(_));
+            let Some(operation) = row.operations.first_mut().filter(waits) else { continue };
             let (reason, status, message, conflict) = (ParkReason::Cycle, None, message.clone(), None);
             operation.hold = Hold::Parked(Parked { reason, status, message, conflict });
             row.revision += 1;

@@ -102,7 +102,7 @@ pub(crate) fn release(table: &Table, key: &RowKey, row: &mut Row) -> bool {
     let Some(held) = row.quarantine.take() else { return false };
     // A copy that a pull has met since follows the schema of its time.
     let outdated = row.schema.max(1) < table.version;
-    if let Some(seen) = &mut row.seen
+    if let Some(ServiceCopy::Found(seen)) = &mut row.seen
         && let Ok(body) = table.migrations.present(&seen.body, row.schema)
     {
         seen.body = body;
@@ -206,10 +206,12 @@ fn migrated(table: &Table, key: &RowKey, held: &Quarantine) -> Result<Quarantine
     if let Some(record) = &record {
         fits(table, &key.id, record).map_err(|error| error.to_string())?;
     }
-    let conflict = match &held.conflict {
-        Some(ServiceCopy::Found(copy)) => Some(ServiceCopy::Found(present(copy)?)),
-        other => other.clone(),
+    let copy = |copy: &Option<ServiceCopy>| {
+        Ok::<_, String>(match copy {
+            Some(ServiceCopy::Found(copy)) => Some(ServiceCopy::Found(present(copy)?)),
+            other => other.clone(),
+        })
     };
-    let (base, seen) = (optional(&held.base)?, optional(&held.seen)?);
+    let (base, seen, conflict) = (optional(&held.base)?, copy(&held.seen)?, copy(&held.conflict)?);
     Ok(Quarantine { schema: table.version, reason: String::new(), record, base, seen, conflict })
 }

@@ -13,6 +13,7 @@ pub(crate) mod crossing;
 pub(crate) mod joined;
 pub(crate) mod journal;
 pub(crate) mod links;
+pub(crate) mod lookup;
 pub(crate) mod migrate;
 pub(crate) mod page;
 pub(crate) mod pull;
@@ -44,9 +45,9 @@ use crate::{
     error::Error,
     events::{Events, SyncEvent},
     report::{PullReport, PushReport},
-    row::{RowKey, ServiceCopy},
+    row::RowKey,
     store::{ScopeKey, Store},
-    transport::{Capabilities, RowRequest, ServiceRow, Transport, TransportError},
+    transport::{Capabilities, Transport, TransportError},
 };
 
 /// One run of a push, shared by the callers of its account.
@@ -90,13 +91,5 @@ impl Engine {
             }
         }
         Ok(capabilities)
-    }
-
-    /// What the service has of a row.
-    pub(crate) async fn fetch(&self, key: &RowKey) -> Result<ServiceCopy, TransportError> {
-        let RowKey { account, table, id } = key.clone();
-        let request = RowRequest { account, table, id, include_deleted: true };
-        let row = traced!(self.transport.fetch(&request), "fetch", table = request.table).await?;
-        Ok(row.map_or(ServiceCopy::Absent, |row: ServiceRow| ServiceCopy::Found(row.record)))
     }
 }

@@ -72,15 +72,22 @@ fn keep(tx: &mut Tx<'_>, key: &RowKey, known: Option<Row>, mut row: Row) {
     }
 }
 
-/// Whether a copy of the service is the state that a change started from; one that was certainly not made yet.
-pub(crate) fn is_same_state(base: Option<&Record>, copy: &Record) -> bool {
+fn is_same_state(base: Option<&Record>, copy: &Record) -> bool {
     base.map_or(copy.deleted, |base| base.version == copy.version && base.deleted == copy.deleted)
 }
 
-/// Whether a copy of the service may be what became of a change in doubt, or of the row since. A tombstone where nothing was
-/// known of a row may be that of the row which the change made.
-fn tells_more(base: Option<&Record>, copy: &Record) -> bool {
-    base.is_none() || !is_same_state(base, copy)
+/// Whether the service has what a change started from, which was certainly not made yet.
+pub(crate) fn is_from(base: Option<&Record>, copy: &ServiceCopy) -> bool {
+    match copy {
+        ServiceCopy::Found(copy) => is_same_state(base, copy),
+        ServiceCopy::Absent => base.is_none_or(|base| base.deleted && base.version.is_none()),
+    }
+}
+
+/// Whether what the service has may be what became of a change in doubt, or of the row since. A tombstone where nothing was
+/// known of a row may be that of the row which the change made; and a row that is gone may be that row.
+fn tells_more(base: Option<&Record>, copy: &ServiceCopy) -> bool {
+    base.is_none() || !is_from(base, copy)
 }
 
 fn same_version(row: &Row, copy: &ServiceCopy) -> bool {
@@ -100,9 +107,8 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &Se
         return store(table, row, copy);
     };
     if first.in_doubt() {
-        match copy {
-            ServiceCopy::Found(record) if tells_more(row.base.as_ref(), record) => row.seen = Some(record.clone()),
-            _ => {}
+        if tells_more(row.base.as_ref(), copy) {
+            row.seen = Some(copy.clone());
         }
         return Effect::Unchanged;
     }
@@ -112,25 +118,24 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &Se
         *shown = copy.clone();
         return Effect::Unchanged;
     }
-    let from_base = match copy {
-        ServiceCopy::Found(copy) => is_same_state(row.base.as_ref(), copy),
-        ServiceCopy::Absent => row.base.is_none(),
-    };
-    if from_base {
+    if is_from(row.base.as_ref(), copy) {
         return Effect::Unchanged;
     }
-    Effect::Conflict(settle(tx, table, key, row, copy.clone()))
+    let before = first.hold.clone();
+    let settled = settle(tx, table, key, row, copy.clone());
+    if let (Settled::Resent, Hold::Parked(_), Some(first)) = (settled, &before, row.operations.first_mut()) {
+        // Nobody has decided yet about what it is parked for.
+        first.hold = before;
+    }
+    Effect::Conflict(settled)
 }
 
 /// A row in quarantine becomes what the service has, if nothing of it is queued.
 fn in_quarantine(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &ServiceCopy) -> Effect {
     if let Some(first) = row.operations.first() {
         let base = row.quarantine.as_ref().and_then(|held| held.base.as_ref());
-        match copy {
-            ServiceCopy::Found(record) if first.in_doubt() && tells_more(base, record) => {
-                row.seen = Some(record.clone());
-            }
-            _ => {}
+        if first.in_doubt() && tells_more(base, copy) {
+            row.seen = Some(copy.clone());
         }
         return Effect::Unchanged;
     }

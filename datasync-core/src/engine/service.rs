@@ -49,6 +49,8 @@ struct State {
     keys: bool,
     tombstones: Option<Duration>,
     asked: bool,
+    /// When a change was last made, since the start.
+    applied: Option<Timestamp>,
 }
 
 impl fmt::Debug for Service {
@@ -69,7 +71,7 @@ impl Service {
             Error::caused(ErrorKind::Store, "what is remembered of the service cannot be read", error)
         })?;
         let stored = stored.unwrap_or_default();
-        let state = State { stored, keys: stored.keys, tombstones: stored.tombstones, asked: false };
+        let state = State { stored, keys: stored.keys, tombstones: stored.tombstones, asked: false, applied: None };
         Ok(Service { transport, state: Mutex::new(state) })
     }
 
@@ -99,6 +101,16 @@ impl Service {
         let mut state = self.state();
         (state.keys, state.tombstones) = (capabilities.keys, capabilities.tombstones);
         !std::mem::replace(&mut state.asked, true)
+    }
+
+    /// The service has made a change.
+    pub(crate) fn applied(&self, now: Timestamp) {
+        self.state().applied = Some(now);
+    }
+
+    /// Whether the service has made a change of anybody since then.
+    pub(crate) fn applied_since(&self, then: Option<Timestamp>) -> bool {
+        then.is_some_and(|then| self.state().applied.is_some_and(|applied| applied > then))
     }
 
     /// The note to store, if what is stored is no longer true.

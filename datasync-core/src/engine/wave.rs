@@ -31,25 +31,21 @@ use crate::{
         committer::{Reads, Tx},
         conflict::Settled,
         journal,
+        lookup::IDS_A_QUERY,
         push::backoff,
         table::Tables,
     },
     error::{Error, ErrorKind},
     events::SyncEvent,
-    query::{Expr, Literal, QueryDescription},
     report::PushReport,
     row::{Body, Hold, Operation, OperationKind, ParkReason, Parked, Phase, Record, RowKey, ServiceCopy},
-    transport::{
-        Capabilities, PageRequest, Purpose, PushOperation, PushOutcome, ServiceRow, TransportError, TransportErrorKind,
-    },
+    transport::{Capabilities, PushOperation, PushOutcome, ServiceRow, TransportError, TransportErrorKind},
 };
 
 /// Answers wait at most this long for others to share their commit.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
 /// After how many failures of the service an operation is parked, if the service answers others.
 const MOST_FAILURES: u32 = 10;
-/// How many ids one query names that asks whether a 404 means gone.
-const IDS_A_PROBE: usize = 50;
 
 /// What a push has done so far.
 #[derive(Debug, Default)]
@@ -75,6 +71,8 @@ struct Sent {
     attempts: u32,
     /// Whether an earlier attempt is in doubt.
     doubted: bool,
+    /// When the last attempt failed.
+    failed: Option<Timestamp>,
     request: PushOperation,
 }
 
@@ -182,15 +180,19 @@ fn freeze_one(
             }
         }
     }
-    operation.hold = match &operation.hold {
-        Hold::Parked(parked) => Hold::Parked(parked.clone()),
-        _ => Hold::Ready,
+    let failed = match &operation.hold {
+        Hold::Wait { since, .. } => Some(*since),
+        _ => None,
     };
+    if !matches!(operation.hold, Hold::Parked(_)) {
+        operation.hold = Hold::Ready;
+    }
     let sent = operation.in_doubt().then(|| Sent {
         key: key.clone(),
         place: operation.place,
         attempts: operation.attempts,
         doubted,
+        failed,
         request: PushOperation {
             account: Arc::clone(&key.account),
             table: Arc::clone(&key.table),
@@ -264,7 +266,7 @@ fn classify(engine: &Engine, sent: &Sent, outcome: PushOutcome) -> Classed {
         PushOutcome::Gone => Answer::Conflict(None),
         PushOutcome::NotFound => return Classed::NotFound,
         PushOutcome::Failed(error) => {
-            use TransportErrorKind::{Connect, Forbidden, OtherAccount, Protocol, Rejected, Server, Unauthenticated};
+            use TransportErrorKind::{Connect, Forbidden, OtherAccount, Rejected, Unauthenticated};
             match error.kind() {
                 Connect | OtherAccount | Unauthenticated => {
                     let (RowKey { table, id, .. }, kind) = (&sent.key, sent.request.kind);
@@ -273,20 +275,23 @@ fn classify(engine: &Engine, sent: &Sent, outcome: PushOutcome) -> Classed {
                     return Classed::Ends(Answer::NotSent, error);
                 }
                 Forbidden | Rejected => Answer::Refused { status: error.status(), message: error.to_string() },
-                kind => {
-                    let failures = sent.attempts.saturating_add(1);
-                    let hopeless = matches!(kind, Server | Protocol) && failures >= MOST_FAILURES;
-                    delayed(engine, sent, &error.to_string());
-                    Answer::Unknown {
-                        wait: backoff(sent.attempts, error.retry_after(), engine.clock.random()),
-                        demanded: error.retry_after().is_some(),
-                        reason: error.to_string(),
-                        exhausted: hopeless.then(|| format!("failed {failures} times: {error}")),
-                    }
-                }
+                _ => failed(engine, sent, &error),
             }
         }
     })
+}
+
+/// The outcome is not known; after so many times somebody has to look, but for a service that asks for patience.
+fn failed(engine: &Engine, sent: &Sent, error: &TransportError) -> Answer {
+    let failures = sent.attempts.saturating_add(1);
+    let hopeless = error.kind() != TransportErrorKind::Throttled && failures >= MOST_FAILURES;
+    delayed(engine, sent, &error.to_string());
+    Answer::Unknown {
+        wait: backoff(sent.attempts, error.retry_after(), engine.clock.random()),
+        demanded: error.retry_after().is_some(),
+        reason: error.to_string(),
+        exhausted: hopeless.then(|| format!("failed {failures} times: {error}")),
+    }
 }
 
 fn delayed(engine: &Engine, sent: &Sent, reason: &str) {
@@ -302,9 +307,10 @@ async fn probe(engine: &Engine, unseen: Vec<Sent>) -> Vec<(Sent, Answer)> {
         tables.entry(Arc::clone(&sent.key.table)).or_default().push(sent);
     }
     let mut answers = Vec::new();
-    for (table, asked) in tables {
-        for part in asked.chunks(IDS_A_PROBE) {
-            let shown = show(engine, &table, part).await;
+    for asked in tables.into_values() {
+        for part in asked.chunks(IDS_A_QUERY) {
+            let keys: Vec<RowKey> = part.iter().map(|sent| sent.key.clone()).collect();
+            let shown = engine.show(&keys).await;
             for sent in part {
                 let answer = match &shown {
                     Err(error) => unreachable_table(engine, sent, &error.to_string(), error.retry_after()),
@@ -333,32 +339,6 @@ fn unreachable_table(engine: &Engine, sent: &Sent, reason: &str, asked: Option<D
     Answer::Unknown { wait, demanded: asked.is_some(), reason: reason.to_owned(), exhausted: None }
 }
 
-async fn show(engine: &Engine, table: &Arc<str>, asked: &[Sent]) -> Result<BTreeMap<Arc<str>, Record>, TransportError> {
-    let ids = asked.iter().map(|sent| Literal::Text(sent.key.id.as_ref().to_owned())).collect();
-    let filter = Expr::In(Box::new(Expr::Field(crate::schema::ID.to_owned())), ids);
-    let mut request = PageRequest {
-        account: Arc::clone(&asked[0].key.account),
-        table: Arc::clone(table),
-        purpose: Purpose::Query,
-        query: QueryDescription { filter: Some(filter), ..QueryDescription::default() },
-        token: None,
-        first: true,
-        page_size: engine.settings.page_size,
-        overlap: Duration::ZERO,
-        include_deleted: true,
-    };
-    let mut shown = BTreeMap::new();
-    loop {
-        let page = engine.transport.fetch_page(&request).await?;
-        shown.extend(page.rows.into_iter().map(|row| (row.id, row.record)));
-        if !page.more {
-            return Ok(shown);
-        }
-        request.token = page.token;
-        request.first = false;
-    }
-}
-
 /// Commits the answers, and fetches the rows whose answers say too little.
 async fn store_answers(
     engine: &Engine,
@@ -367,11 +347,13 @@ async fn store_answers(
     unsent: Option<String>,
 ) -> Result<bool, Error> {
     let mut again = false;
+    if answers.iter().any(|(_, answer)| matches!(answer, Answer::Applied(_))) {
+        engine.service.applied(engine.clock.now());
+    }
     // A service that fails everybody is down: nobody is parked for that.
-    let answers_others =
-        progress.report.pushed > 0 || answers.iter().any(|(_, answer)| matches!(answer, Answer::Applied(_)));
-    for (_, answer) in answers.iter_mut().filter(|_| !answers_others) {
-        if let Answer::Unknown { exhausted, .. } = answer {
+    for (sent, answer) in &mut answers {
+        let answers_others = progress.report.pushed > 0 || engine.service.applied_since(sent.failed);
+        if let (false, Answer::Unknown { exhausted, .. }) = (answers_others, answer) {
             *exhausted = None;
         }
     }
@@ -422,7 +404,7 @@ async fn fetched(engine: &Engine, sent: &Sent, answer: &Answer) -> Answer {
             Answer::Applied(_) => Answer::AppliedThenFetched(copy),
             _ => Answer::ConflictThenFetched(copy),
         },
-        Err(error) => unreachable_table(engine, sent, &error.to_string(), error.retry_after()),
+        Err(error) => failed(engine, sent, &error),
     }
 }
 

@@ -171,8 +171,8 @@ async fn i23_a_pull_ends_a_quarantine_unless_something_is_queued(place: impl Pla
     assert_eq!(table.get("edited").await.unwrap(), None, "an unsent change waits for its migration");
     assert!(row(&store, "edited").await.quarantine.is_some());
     let seen = row(&store, "seen").await;
-    assert_eq!(json_of(&seen.seen.unwrap().body)["name"], "served");
-    assert_eq!(json_of(&seen.quarantine.unwrap().seen.unwrap().body)["title"], "bad theirs");
+    assert_eq!(json_of(&seen.seen.unwrap().live().unwrap().body)["name"], "served");
+    assert_eq!(json_of(&seen.quarantine.unwrap().seen.unwrap().live().unwrap().body)["title"], "bad theirs");
     assert!(store.losers("", None, 100).await.unwrap().iter().all(|loser| loser.cause == LoserCause::Conflict));
     // A copy that does not fit this release takes the place of the one that waits, and keeps what only this device has.
     let lost = row(&store, "lost").await;
@@ -200,7 +200,7 @@ async fn i23_a_pull_ends_a_quarantine_unless_something_is_queued(place: impl Pla
     let store = place.open();
     let client = later(store.clone(), &world.way(), rename).await.unwrap();
     let seen = row(&store, "seen").await;
-    assert_eq!(json_of(&seen.seen.unwrap().body)["name"], "served");
+    assert_eq!(json_of(&seen.seen.unwrap().live().unwrap().body)["name"], "served");
     assert_eq!(json_of(&seen.base.unwrap().body)["name"], "bad one");
     assert_eq!(client.settled_losers().await.unwrap().len(), 1);
     place.end(client).await;

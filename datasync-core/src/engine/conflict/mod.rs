@@ -210,7 +210,7 @@ pub(crate) fn accumulates(tx: &Tx<'_>, table: &Table, base: Option<&Body>, ours:
 }
 
 fn tried_too_often(row: &Row) -> bool {
-    row.operations[0].rounds >= CLIENT_WINS_ROUNDS
+    row.operations[0].rounds > CLIENT_WINS_ROUNDS
 }
 
 fn too_often() -> String {
@@ -282,7 +282,6 @@ fn keep(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: Se
     operation.phase = Phase::New;
     operation.hold = Hold::Ready;
     operation.attempts = 0;
-    operation.rounds += 1;
     row.base = match service {
         ServiceCopy::Found(copy) => Some(with_local(table, copy, row.local())),
         ServiceCopy::Absent => None,

@@ -1,0 +1,56 @@
+//! What the service has of single rows. A 404 alone says nothing: a wrong route answers it too, and a gateway in the service's
+//! place. A row is gone only if its table is asked for the id, answers, and does not show it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use crate::{
+    engine::Engine,
+    query::{Expr, Literal, QueryDescription},
+    row::{Record, RowKey, ServiceCopy},
+    schema::ID,
+    transport::{PageRequest, Purpose, RowRequest, TransportError},
+};
+
+/// How many ids one query names: they stand in its address.
+pub(crate) const IDS_A_QUERY: usize = 50;
+
+impl Engine {
+    /// What the service has of a row.
+    pub(crate) async fn fetch(&self, key: &RowKey) -> Result<ServiceCopy, TransportError> {
+        let RowKey { account, table, id } = key.clone();
+        let request = RowRequest { account, table, id, include_deleted: true };
+        if let Some(row) = traced!(self.transport.fetch(&request), "fetch", table = request.table).await? {
+            return Ok(ServiceCopy::Found(row.record));
+        }
+        let shown = self.show(std::slice::from_ref(key)).await?.remove(&key.id);
+        Ok(shown.map_or(ServiceCopy::Absent, ServiceCopy::Found))
+    }
+
+    /// Those of some rows of one table that the table shows, at most [`IDS_A_QUERY`].
+    pub(crate) async fn show(&self, keys: &[RowKey]) -> Result<BTreeMap<Arc<str>, Record>, TransportError> {
+        let mut shown = BTreeMap::new();
+        let Some(RowKey { account, table, .. }) = keys.first().cloned() else { return Ok(shown) };
+        let ids = keys.iter().map(|key| Literal::Text(key.id.as_ref().to_owned())).collect();
+        let filter = Some(Expr::In(Box::new(Expr::Field(ID.to_owned())), ids));
+        let mut request = PageRequest {
+            account,
+            table,
+            purpose: Purpose::Query,
+            query: QueryDescription { filter, ..QueryDescription::default() },
+            token: None,
+            first: true,
+            page_size: self.settings.page_size,
+            overlap: Duration::ZERO,
+            include_deleted: true,
+        };
+        loop {
+            let page = self.transport.fetch_page(&request).await?;
+            shown.extend(page.rows.into_iter().map(|row| (row.id, row.record)));
+            if !page.more {
+                return Ok(shown);
+            }
+            request.token = page.token;
+            request.first = false;
+        }
+    }
+}
