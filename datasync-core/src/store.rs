@@ -354,7 +354,8 @@ impl fmt::Debug for RowWrite {
 pub enum StoreErrorKind {
     /// Another commit took the number of this batch: nothing was changed. The engine reads and plans again.
     Superseded,
-    /// The batch may have happened or not. The engine reads [`Store::head`] and decides.
+    /// The batch may have happened or not. The engine reads [`Store::head`] and decides. An app gets it only if that says
+    /// nothing: the store keeps losing its answers, or several clients share it and another one has gone further since.
     OutcomeUnknown,
     /// Another process, or another handle of this one, has the store open.
     AlreadyOpen,

@@ -25,8 +25,12 @@ pub enum Fault {
     Hang,
     /// It happens so much later. The time is the clock's that the wrapper was given.
     Delay(Duration),
+    /// It happens once the gate is opened.
+    Late(Gate),
     /// It happens, and its answer is held until the gate is opened.
     Hold(Gate),
+    /// It happens, and once the gate is opened the caller learns nothing.
+    HoldAndLose(Gate),
     /// It does not happen, and neither does any later call: as if the process had been killed before it.
     EndBefore,
     /// It happens, and no later call does: as if the process had been killed before it learned of that.
@@ -147,10 +151,19 @@ pub(crate) async fn make<T>(fault: Fault, clock: &dyn Clock, call: impl Future<O
             clock.sleep(length).await;
             Ok(call.await)
         }
+        Fault::Late(gate) => {
+            gate.opened().await;
+            Ok(call.await)
+        }
         Fault::Hold(gate) => {
             let answer = call.await;
             gate.opened().await;
             Ok(answer)
+        }
+        Fault::HoldAndLose(gate) => {
+            call.await;
+            gate.opened().await;
+            Err(Told::Nothing)
         }
         Fault::KillBefore => std::process::abort(),
         Fault::KillAfter => {

@@ -10,11 +10,19 @@
 //! | while the group reads or plans | nothing |
 //! | during `Store::commit` | the whole group or nothing of it; the next group reads the head and knows which |
 //! | after it | the whole group |
+//!
+//! | the outcome of a commit is lost, and the head … | then |
+//! | --- | --- |
+//! | has not reached its number | the same batch is sent again |
+//! | has its number, and its id | it happened |
+//! | has its number, and another id | it did not: the group is planned again |
+//! | is beyond its number: others have gone further since | nothing tells. Every member gets an error that says so: planned again, an insert would find its own row, and a sum be added twice |
 
 pub(crate) mod draft;
 mod tx;
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -415,14 +423,23 @@ async fn read(store: &dyn Store, wanted: Reads, head: Head, present: Arc<str>) -
 
 /// Commits the group as `next`. False if another commit took that number: then everything must be planned again.
 async fn commit(store: &dyn Store, tables: &Tables, group: &Overlay, next: Head) -> Result<bool, Error> {
+    let mut lost = false;
     for _ in 0..MAX_ROUNDS {
         match store.commit(batch(tables, group, next)?).await {
             Ok(()) => return Ok(true),
-            Err(error) if error.kind() == StoreErrorKind::Superseded => return Ok(false),
-            Err(error) if error.kind() == StoreErrorKind::OutcomeUnknown => {
+            Err(error) if error.kind() == StoreErrorKind::Superseded && !lost => return Ok(false),
+            // What took the number of a batch that was sent before may be that batch.
+            Err(error) if matches!(error.kind(), StoreErrorKind::Superseded | StoreErrorKind::OutcomeUnknown) => {
+                lost = true;
                 let head = store.head().await?;
-                if head.number >= next.number {
-                    return Ok(head.number == next.number && head.id == next.id);
+                match head.number.cmp(&next.number) {
+                    Ordering::Less => {}
+                    Ordering::Equal => return Ok(head.id == next.id),
+                    Ordering::Greater => {
+                        let message = "the answer of the commit was lost, and others have written since: \
+                                       read what you wrote before you write it again";
+                        return Err(StoreError::new(StoreErrorKind::OutcomeUnknown, message).with_source(error).into());
+                    }
                 }
             }
             Err(error) => return Err(error.into()),
