@@ -27,6 +27,7 @@ datasync_tests::on_both_stores! {
     i16_a_remote_replace_keeps_what_this_build_does_not_know
     i16_a_restored_loser_leaves_newer_fields
     i16_local_fields_survive_discards_and_resolutions
+    i16_local_fields_survive_a_deletion_behind_an_insert_in_doubt
     i16_what_a_tool_changes_is_a_change
 }
 
@@ -232,6 +233,43 @@ async fn i16_local_fields_survive_discards_and_resolutions(store: impl Store, wi
     assert_eq!(world.scroll().await, Some(4));
     world.sync().await;
     assert_eq!((world.service(), world.scroll().await), (("both".to_owned(), Some(4)), Some(4)));
+}
+
+async fn i16_local_fields_survive_a_deletion_behind_an_insert_in_doubt(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire, ConflictPolicy::Park).await;
+    let row = || async { world.notes.get("b").await.unwrap() };
+    let scrolled = |title: &str| Note { scroll: Some(5), ..note_of("b", title) };
+    // The insert is found to be made, and the deletion comes to nothing.
+    world.exchange.fault(changes, Fault::AnswerLost);
+    world.notes.insert(scrolled("made")).await.unwrap();
+    world.notes.push_items().await.unwrap();
+    world.notes.delete("b").await.unwrap();
+    world.exchange.fault(changes, Fault::None);
+    world.exchange.fault(changes, Fault::Status(500));
+    world.notes.push_items().await.unwrap();
+    assert_eq!(row().await, None);
+    world.client.discard("note", "b").await.unwrap();
+    assert_eq!(row().await, Some(scrolled("made")));
+    // And so if another device has changed the row meanwhile.
+    world.notes.delete("b").await.unwrap();
+    world.notes.push_items().await.unwrap();
+    world.exchange.fault(changes, Fault::AnswerLost);
+    world.notes.insert(scrolled("again")).await.unwrap();
+    world.notes.push_items().await.unwrap();
+    world.notes.delete("b").await.unwrap();
+    newer(&world.rows, "b", "theirs", 2);
+    world.sync().await;
+    world.resolve(Resolution::Take).await;
+    assert_eq!(row().await, Some(scrolled("theirs")));
+    // One that was certainly not made leaves nothing.
+    world.exchange.fault(changes, Fault::Lost);
+    world.notes.insert(Note { scroll: Some(6), ..note_of("c", "lost") }).await.unwrap();
+    world.notes.push_items().await.unwrap();
+    world.notes.delete("c").await.unwrap();
+    world.client.discard("note", "c").await.unwrap();
+    world.sync().await;
+    assert!(world.client.pending().await.unwrap().is_empty());
+    assert_eq!(world.notes.get("c").await.unwrap(), None);
 }
 
 async fn i16_what_a_tool_changes_is_a_change(store: impl Store, wire: Wire) {

@@ -21,6 +21,7 @@ on_both_stores! {
     what_a_write_returns_has_the_time_of_its_edit
     the_later_edit_wins_by_the_clock_of_the_service
     an_edit_is_stamped_offline_and_after_a_restart
+    a_write_that_changes_nothing_makes_no_edit_younger
     a_clock_that_is_ahead_gives_no_edit_an_advantage
     where_no_time_is_known_the_service_wins
 }
@@ -133,6 +134,31 @@ async fn an_edit_is_stamped_offline_and_after_a_restart(store: impl Store + Clon
     world.clock.advance(SignedDuration::from_secs(60));
     again.dated().replace(dated("2", "offline")).await.unwrap();
     assert_eq!(again.dated().get("2").await.unwrap().unwrap().changed, stamped);
+}
+
+async fn a_write_that_changes_nothing_makes_no_edit_younger(store: impl Store, wire: Wire) {
+    let config = "[sync]\nconflict = 'last-writer-wins'";
+    let world = World::new(wire);
+    let here = world.device(store, config, NO).await;
+    let there = world.device(MemoryStore::new(), config, NO).await;
+    let minute = SignedDuration::from_secs(60);
+    here.dated().insert(dated("1", "base")).await.unwrap();
+    here.plain().insert(plain("1", "base")).await.unwrap();
+    here.sync().await;
+    there.sync().await;
+    here.dated().replace(dated("1", "earlier")).await.unwrap();
+    here.plain().replace(plain("1", "earlier")).await.unwrap();
+    world.clock.advance(minute);
+    there.dated().replace(dated("1", "later")).await.unwrap();
+    there.plain().replace(plain("1", "later")).await.unwrap();
+    there.sync().await;
+    world.clock.advance(minute);
+    here.dated().replace(dated("1", "earlier")).await.unwrap();
+    here.plain().replace(plain("1", "earlier")).await.unwrap();
+    here.sync().await;
+    assert_eq!(of::<Dated>(&world.dated, "1").title, "later");
+    assert_eq!(of::<Plain>(&world.plain, "1").title, "later");
+    assert_eq!(here.dated().get("1").await.unwrap().unwrap().title, "later");
 }
 
 async fn a_clock_that_is_ahead_gives_no_edit_an_advantage(store: impl Store, wire: Wire) {
