@@ -251,16 +251,15 @@ async fn i16_local_fields_survive_a_deletion_behind_an_insert_in_doubt(store: im
     world.client.discard("note", "b").await.unwrap();
     assert_eq!(row().await, Some(scrolled("made")));
     // And so if another device has changed the row meanwhile.
-    world.notes.delete("b").await.unwrap();
-    world.notes.push_items().await.unwrap();
+    let scrolled = |title: &str| Note { scroll: Some(5), ..note_of("d", title) };
     world.exchange.fault(changes, Fault::AnswerLost);
-    world.notes.insert(scrolled("again")).await.unwrap();
+    world.notes.insert(scrolled("made")).await.unwrap();
     world.notes.push_items().await.unwrap();
-    world.notes.delete("b").await.unwrap();
-    newer(&world.rows, "b", "theirs", 2);
+    world.notes.delete("d").await.unwrap();
+    newer(&world.rows, "d", "theirs", 2);
     world.sync().await;
     world.resolve(Resolution::Take).await;
-    assert_eq!(row().await, Some(scrolled("theirs")));
+    assert_eq!(world.notes.get("d").await.unwrap(), Some(scrolled("theirs")));
     // One that was certainly not made leaves nothing.
     world.exchange.fault(changes, Fault::Lost);
     world.notes.insert(Note { scroll: Some(6), ..note_of("c", "lost") }).await.unwrap();
