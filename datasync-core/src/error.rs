@@ -6,7 +6,7 @@ use crate::{
     client::{Conflict, PendingChange},
     entity::InvalidId,
     row::{OperationKind, RowKey},
-    store::{Salvaged, StoreError, StoreErrorKind},
+    store::{SalvageProgress, Salvaged, StoreError, StoreErrorKind},
     transport::{TransportError, TransportErrorKind},
 };
 
@@ -322,9 +322,22 @@ impl Error {
     ///
     /// As there; [`StoreErrorKind::Unsupported`] if this is another error.
     pub fn salvage(&self, to: impl AsRef<Path>) -> Result<Salvaged, StoreError> {
+        self.salvage_telling(to, |_| {})
+    }
+
+    /// [`salvage`](Error::salvage), and tells how far it is.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn salvage_telling(
+        &self,
+        to: impl AsRef<Path>,
+        told: impl FnMut(SalvageProgress),
+    ) -> Result<Salvaged, StoreError> {
         match self.0.source.as_ref().and_then(|source| source.downcast_ref::<StoreError>()) {
-            Some(error) => error.salvage(to),
-            None => StoreError::new(StoreErrorKind::Unsupported, "").salvage(to),
+            Some(error) => error.salvage_telling(to, told),
+            None => StoreError::new(StoreErrorKind::Unsupported, "").salvage_telling(to, told),
         }
     }
 

@@ -377,12 +377,22 @@ pub enum StoreErrorKind {
 
 /// What can still be read of a damaged store.
 pub trait Salvage: fmt::Debug + Send + Sync {
-    /// Writes it into a new file, and never to the store. Blocks.
+    /// Writes it into a new file, and never to the store. Blocks. `told` is called again and again with how far it is; the
+    /// last call says that all is done.
     ///
     /// # Errors
     ///
     /// [`StoreErrorKind::Io`] if there is something at `to` already, it cannot be written, or the system refuses to read.
-    fn salvage(&self, to: &Path) -> Result<Salvaged, StoreError>;
+    fn salvage(&self, to: &Path, told: &mut dyn FnMut(SalvageProgress)) -> Result<Salvaged, StoreError>;
+}
+
+/// How far the salvage of a damaged store is, in bytes of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SalvageProgress {
+    /// How many were looked at.
+    pub done: u64,
+    /// How many there are to look at, at most.
+    pub total: u64,
 }
 
 /// What was salvaged of a damaged store.
@@ -444,8 +454,21 @@ impl StoreError {
     /// [`StoreErrorKind::Unsupported`] if this is no error of a damaged file; [`StoreErrorKind::Io`] if there is something at
     /// `to` already, it cannot be written, or the system refuses to read.
     pub fn salvage(&self, to: impl AsRef<Path>) -> Result<Salvaged, StoreError> {
+        self.salvage_telling(to, |_| {})
+    }
+
+    /// [`salvage`](StoreError::salvage), and tells how far it is.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn salvage_telling(
+        &self,
+        to: impl AsRef<Path>,
+        mut told: impl FnMut(SalvageProgress),
+    ) -> Result<Salvaged, StoreError> {
         match &self.damaged {
-            Some(damaged) => damaged.salvage(to.as_ref()),
+            Some(damaged) => damaged.salvage(to.as_ref(), &mut told),
             None => {
                 let message = "there is nothing to salvage: this is not the error of a damaged file";
                 Err(StoreError::new(StoreErrorKind::Unsupported, message))

@@ -10,8 +10,11 @@ use std::{
     path::Path,
 };
 
+use datasync_core::store::SalvageProgress;
 use twox_hash::XxHash3_128;
 
+/// After how many bytes it is told how far the reading is.
+const TELL_EACH: u64 = 1 << 18;
 /// The size of a page, unless the header says otherwise.
 const PAGE: u64 = 4096;
 /// The length of the header: its first part, and two slots.
@@ -82,8 +85,11 @@ pub(crate) enum Root {
 pub(crate) type Each<'e> = &'e mut dyn FnMut(&[u8], &[u8]) -> io::Result<()>;
 
 /// A file that is only read.
-#[derive(Debug)]
-pub(crate) struct Pages {
+pub(crate) struct Pages<'t> {
+    told: &'t mut dyn FnMut(SalvageProgress),
+    /// How many bytes were looked at, and how many when it was last told.
+    done: u64,
+    last_told: u64,
     file: File,
     length: u64,
     page: u64,
@@ -93,11 +99,13 @@ pub(crate) struct Pages {
     header: Vec<u8>,
 }
 
-impl Pages {
-    pub(crate) fn open(path: &Path) -> io::Result<Pages> {
+impl<'t> Pages<'t> {
+    pub(crate) fn open(path: &Path, told: &'t mut dyn FnMut(SalvageProgress)) -> io::Result<Pages<'t>> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        let mut pages = Pages { file, length, page: PAGE, region: u64::MAX, region_header: 0, header: Vec::new() };
+        let (page, region) = (PAGE, u64::MAX);
+        let (region_header, header, done, last_told) = Default::default();
+        let mut pages = Pages { told, done, last_told, file, length, page, region, region_header, header };
         pages.header = pages.read(0, HEADER)?;
         let (page, before, data) = (small(&pages.header, 12), small(&pages.header, 16), small(&pages.header, 20));
         if let (Some(page), Some(before), Some(data)) = (page, before, data)
@@ -117,7 +125,28 @@ impl Pages {
         let mut bytes = Vec::new();
         self.file.seek(SeekFrom::Start(at))?;
         (&mut self.file).take(there).read_to_end(&mut bytes)?;
+        self.done = (self.done + there).min(self.total());
+        if self.done - self.last_told >= TELL_EACH {
+            self.tell();
+        }
         Ok(bytes)
+    }
+
+    /// The trees are walked, and then perhaps everything is searched.
+    fn total(&self) -> u64 {
+        self.length.saturating_mul(2)
+    }
+
+    fn tell(&mut self) {
+        self.last_told = self.done;
+        let progress = SalvageProgress { done: self.done, total: self.total() };
+        (self.told)(progress);
+    }
+
+    /// Nothing is left to look at.
+    pub(crate) fn told_all(&mut self) {
+        self.done = self.total();
+        self.tell();
     }
 
     /// A page, if it agrees with its checksum.

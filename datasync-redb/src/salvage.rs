@@ -17,7 +17,7 @@ use std::{
 use datasync_core::{
     export,
     row::{Row, RowKey, SettledLoser},
-    store::{Salvage, Salvaged, StoreError, StoreErrorKind},
+    store::{Salvage, SalvageProgress, Salvaged, StoreError, StoreErrorKind},
 };
 use tempfile::NamedTempFile;
 use uuid::Uuid;
@@ -35,8 +35,8 @@ use crate::{
 pub(crate) struct Damaged(pub(crate) PathBuf);
 
 impl Salvage for Damaged {
-    fn salvage(&self, to: &Path) -> Result<Salvaged, StoreError> {
-        RedbStore::salvage(&self.0, to)
+    fn salvage(&self, to: &Path, told: &mut dyn FnMut(SalvageProgress)) -> Result<Salvaged, StoreError> {
+        salvage(&self.0, to, told)
     }
 }
 
@@ -51,26 +51,29 @@ impl RedbStore {
     /// [`Io`](StoreErrorKind::Io) if there is something at `to` already, it cannot be written, or the system refuses to read;
     /// [`Full`](StoreErrorKind::Full).
     pub fn salvage(path: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Salvaged, StoreError> {
-        let to = to.as_ref();
-        let unread = |error| of_io(&error, "the damaged file cannot be read").with_source(error);
-        let unwritten = |error| of_io(&error, "what was salvaged cannot be written").with_source(error);
-        if to.exists() {
-            let message = format!("there is something at `{}` already: name a new file", to.display());
-            return Err(StoreError::new(StoreErrorKind::Io, message));
-        }
-        let mut pages = Pages::open(path.as_ref()).map_err(unread)?;
-        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let made =
-            tempfile::Builder::new().prefix(".datasync-").suffix(".part").tempfile_in(folder).map_err(unwritten)?;
-        let mut lines = Lines { out: BufWriter::new(made), salvaged: Salvaged::default() };
-        read(&mut pages, &mut lines).map_err(unread)?;
-        let Lines { out, salvaged } = lines;
-        let made = out.into_inner().map_err(|error| unwritten(error.into_error()))?;
-        made.as_file().sync_all().map_err(unwritten)?;
-        made.persist_noclobber(to).map_err(|error| unwritten(error.error))?;
-        open::sync_folder(folder).map_err(unwritten)?;
-        Ok(salvaged)
+        salvage(path.as_ref(), to.as_ref(), &mut |_| {})
     }
+}
+
+fn salvage(path: &Path, to: &Path, told: &mut dyn FnMut(SalvageProgress)) -> Result<Salvaged, StoreError> {
+    let unread = |error| of_io(&error, "the damaged file cannot be read").with_source(error);
+    let unwritten = |error| of_io(&error, "what was salvaged cannot be written").with_source(error);
+    if to.exists() {
+        let message = format!("there is something at `{}` already: name a new file", to.display());
+        return Err(StoreError::new(StoreErrorKind::Io, message));
+    }
+    let mut pages = Pages::open(path, told).map_err(unread)?;
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let made = tempfile::Builder::new().prefix(".datasync-").suffix(".part").tempfile_in(folder).map_err(unwritten)?;
+    let mut lines = Lines { out: BufWriter::new(made), salvaged: Salvaged::default() };
+    read(&mut pages, &mut lines).map_err(unread)?;
+    pages.told_all();
+    let Lines { out, salvaged } = lines;
+    let made = out.into_inner().map_err(|error| unwritten(error.into_error()))?;
+    made.as_file().sync_all().map_err(unwritten)?;
+    made.persist_noclobber(to).map_err(|error| unwritten(error.error))?;
+    open::sync_folder(folder).map_err(unwritten)?;
+    Ok(salvaged)
 }
 
 /// What is written.
@@ -114,7 +117,7 @@ fn read_loser(key: &[u8], value: &[u8]) -> Option<SettledLoser> {
     codec::decode_loser(Uuid::from_slice(key).ok()?, value).ok()
 }
 
-fn read(pages: &mut Pages, lines: &mut Lines) -> io::Result<()> {
+fn read(pages: &mut Pages<'_>, lines: &mut Lines) -> io::Result<()> {
     let [rows, losers] = pages.roots(["rows", "losers"])?;
     let lost_rows = walk(pages, rows, &mut |key, value| match read_row(key, value) {
         Some((key, row)) => lines.row(&key, &row, true),
@@ -149,7 +152,7 @@ fn read(pages: &mut Pages, lines: &mut Lines) -> io::Result<()> {
 type Each<'e> = dyn FnMut(&[u8], &[u8]) -> io::Result<()> + 'e;
 
 /// Walks a table, and returns the keys that cannot be reached.
-fn walk(pages: &mut Pages, root: Root, each: &mut Each<'_>) -> io::Result<Vec<Lost>> {
+fn walk(pages: &mut Pages<'_>, root: Root, each: &mut Each<'_>) -> io::Result<Vec<Lost>> {
     let mut lost = Vec::new();
     match root {
         Root::Empty => {}

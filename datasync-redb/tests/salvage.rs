@@ -194,8 +194,12 @@ fn the_error_of_a_damaged_file_salvages_it() {
     assert_eq!(error.kind(), StoreErrorKind::Corrupted);
     assert!(error.to_string().contains("`salvage` of this error exports"), "{error}");
     let to = file.folder.path().join("rescued.jsonl");
-    let salvaged = error.salvage(&to).unwrap();
+    let mut told = Vec::new();
+    let salvaged = error.salvage_telling(&to, |progress| told.push(progress)).unwrap();
     assert!(salvaged.rows * 10 > ROWS * 7, "{salvaged:?}");
+    assert!(told.len() > 2 && told.is_sorted_by_key(|progress| progress.done), "{told:?}");
+    assert!(told.iter().all(|progress| progress.total == told[0].total && progress.done <= progress.total), "{told:?}");
+    assert_eq!(told.last().map(|last| last.done), Some(told[0].total));
     assert_eq!(
         fs::read_to_string(&to).unwrap().lines().count() as u64,
         salvaged.rows + salvaged.operations + salvaged.losers

@@ -28,7 +28,7 @@ use datasync_core::{
 use datasync_derive::SyncEntity;
 use datasync_http::{AccessToken, HttpTransport};
 use datasync_server::MemoryRepository;
-use datasync_tests::{MemoryStore, Note, RouterExchange, Wire, client, note_of, notes, service};
+use datasync_tests::{MemoryStore, Note, RedbStore, RouterExchange, Wire, client, note_of, notes, service};
 use futures::{FutureExt, StreamExt};
 use metrics_util::debugging::DebuggingRecorder;
 use serde::{Deserialize, Serialize};
@@ -313,15 +313,57 @@ async fn i21_nothing_of_a_row_or_a_credential_is_told<S: Store + Clone>(store: S
         assert!(traced.contains(expected), "{expected}");
     }
     for (from, words) in [("said", &said.0), ("traced", &*traced)] {
-        for line in words.lines() {
-            let found = MARKS.iter().find(|mark| {
-                // Bytes of keys are printed as numbers.
-                let bytes = format!("{:?}", mark.as_bytes());
-                line.contains(**mark) || line.contains(bytes.trim_matches(['[', ']']))
-            });
-            assert_eq!(found, None, "{from}: {line}");
-        }
+        nothing_private(from, words);
     }
+}
+
+fn nothing_private(from: &str, words: &str) {
+    for line in words.lines() {
+        let found = MARKS.iter().find(|mark| {
+            // Bytes of keys are printed as numbers.
+            let bytes = format!("{:?}", mark.as_bytes());
+            line.contains(**mark) || line.contains(bytes.trim_matches(['[', ']']))
+        });
+        assert_eq!(found, None, "{from}: {line}");
+    }
+}
+
+#[tokio::test]
+async fn i21_the_error_of_a_damaged_file_shows_nothing_of_a_row() {
+    let folder = datasync_tests::folder();
+    let path = folder.path().join("store.redb");
+    let refuse = Arc::<AtomicU16>::default();
+    let exchange = RouterExchange::new(repeating(service(&MemoryRepository::new(), 100, Wire::Extended), &refuse));
+    let open = async || {
+        let builder = DatasyncClient::builder().store(RedbStore::open(&path)?).transport(transport(&exchange));
+        let client = builder.config(config()).table::<Note>().build().await?;
+        notes(&client).query().to_vec().await?;
+        client.pending().await?;
+        client.close().await
+    };
+    let client = client(RedbStore::open(&path).unwrap(), &exchange, ConflictPolicy::Park).await;
+    notes(&client).insert(marked("refused")).await.unwrap();
+    refuse.store(422, Ordering::SeqCst);
+    notes(&client).push_items().await.unwrap();
+    notes(&client).insert_all((0..200).map(|number| marked(&format!("{number}")))).await.unwrap();
+    client.close().await.unwrap();
+    drop(client);
+    let whole = std::fs::read(&path).unwrap();
+    let (mut said, mut failed) = (Said::default(), 0);
+    for page in 0..whole.len() / 4096 {
+        let mut damaged = whole.clone();
+        damaged[page * 4096 + 100..(page + 1) * 4096].rotate_left(7);
+        std::fs::write(&path, &damaged).unwrap();
+        let Err(error) = open().await else { continue };
+        failed += 1;
+        let rescued = folder.path().join(format!("{page}.jsonl"));
+        let salvaged = error.salvage_telling(&rescued, |progress| said.debug(progress));
+        said.debug(salvaged);
+        said.debug(error.salvage(&rescued));
+        said.fails::<()>(Err(error), ErrorKind::Store);
+    }
+    assert!(failed > 10, "{failed}");
+    nothing_private("said", &said.0);
 }
 
 datasync_tests::on_both_stores! {
