@@ -26,6 +26,7 @@ datasync_tests::on_both_stores! {
     i12_a_row_that_is_removed_for_good_leaves_by_itself
     i12_a_row_that_left_the_filter_stays_while_something_of_it_is_queued
     i27_a_restored_service_loses_no_row_of_the_device_silently
+    i28_a_restored_service_loses_nothing_that_a_queued_change_started_from
     i27_a_device_that_was_away_too_long_begins_again
     an_own_tombstone_goes_with_the_tombstone_period
 }
@@ -121,6 +122,31 @@ async fn i27_a_restored_service_loses_no_row_of_the_device_silently(store: impl 
     here.pull_items(here.query()).await.unwrap();
     assert_eq!(local_rows(&here).await, service_rows(&rows));
     assert_eq!(one.settled_losers().await.unwrap().len(), 5, "and they wait for a decision");
+}
+
+async fn i28_a_restored_service_loses_nothing_that_a_queued_change_started_from(store: impl Store, wire: Wire) {
+    if !wire.extended() {
+        return;
+    }
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 7, wire));
+    let one = client(store, &exchange, ConflictPolicy::Merge).await;
+    let here = notes(&one);
+    written(&here, 1..3, "before").await;
+    let backup = rows.snapshot();
+    written(&here, 1..3, "lost").await;
+    here.pull_items(here.query()).await.unwrap();
+    here.replace(Note { rank: 9, ..note_of("001", "lost") }).await.unwrap();
+    rows.restore(&backup);
+    here.pull_items(PullOptions::default().no_push()).await.unwrap();
+    let losers = one.settled_losers().await.unwrap();
+    let lost = losers.iter().map(|loser| (&*loser.key.id, loser.entity::<Note>().unwrap().title, loser.cause));
+    let expected = ["001", "002"].map(|id| (id, "lost".to_owned(), LoserCause::Vanished));
+    assert_eq!(lost.collect::<Vec<_>>(), expected, "also of the row with a queued change");
+    here.push_items().await.unwrap();
+    here.pull_items(here.query()).await.unwrap();
+    assert_eq!(service_rows(&rows)[0], ("001".to_owned(), "before".to_owned(), 9));
+    assert_eq!(local_rows(&here).await, service_rows(&rows));
 }
 
 async fn i27_a_device_that_was_away_too_long_begins_again(store: impl Store, wire: Wire) {

@@ -46,7 +46,7 @@ async fn counted(client: &DatasyncClient) -> [f64; 4] {
     for change in client.pending().await.unwrap() {
         depth[match change.state {
             PendingState::Ready => 0,
-            PendingState::Waiting(_) => 1,
+            PendingState::Waiting(_) | PendingState::Throttled(_) => 1,
             PendingState::Conflict(_) => 2,
             _ => 3,
         }] += 1.0;

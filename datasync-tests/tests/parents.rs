@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use datasync_core::{
-    client::{DatasyncClient, OfflineTable, PendingState, PurgeOptions, ResetOptions, Tables},
+    client::{DatasyncClient, OfflineTable, PendingState, PullOptions, PurgeOptions, ResetOptions, Tables},
     clock::{Clock as _, SystemClock},
     config::SyncConfig,
     error::ErrorKind,
@@ -14,6 +14,7 @@ use datasync_derive::SyncEntity;
 use datasync_http::{HttpTransport, Method};
 use datasync_server::{Action, Change, DatasyncService, MemoryRepository, Repository, TableOptions};
 use datasync_tests::{Fault, MemoryStore, RouterExchange, Wire};
+use futures::executor::block_on;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SyncEntity)]
@@ -146,6 +147,7 @@ datasync_tests::on_both_stores! {
     i08_a_parked_parent_holds_back_its_children_and_nobody_else
     i08_children_of_a_parent_that_was_cancelled_wait_for_somebody
     i08_children_of_a_parent_that_the_service_deleted_wait_for_somebody
+    i08_a_child_stays_parked_until_somebody_decides
     i08_a_discard_can_take_the_children_along
     i08_a_forced_purge_of_new_parents_parks_their_children
 }
@@ -307,6 +309,45 @@ async fn i08_children_of_a_parent_that_the_service_deleted_wait_for_somebody(sto
     assert_eq!(world.items.count().await.unwrap(), 2, "pull goes on around them and nothing is lost");
     world.items.pull_items(world.items.query()).await.unwrap();
     assert_eq!(world.items.get("i").await.unwrap().unwrap().title, "edited");
+}
+
+async fn i08_a_child_stays_parked_until_somebody_decides(store: impl Store, wire: Wire) {
+    let config = SyncConfig::from_toml("[sync]\nconflict = 'client-wins'").unwrap();
+    let world = World::with(store, wire, config).await;
+    world.lists.insert(list("a")).await.unwrap();
+    world.items.insert(item("1", "a")).await.unwrap();
+    world.items.insert(item("2", "a")).await.unwrap();
+    world.push().await;
+    world.items.pull_items(world.items.query()).await.unwrap();
+    // Its parent is cancelled while another change of it is on its way, and that one is refused.
+    let (items, lists) = (world.items.clone(), world.lists.clone());
+    let mut once = Some(());
+    world.exchange.before(move |request| {
+        if request.method != Method::Get && once.take().is_some() {
+            block_on(async {
+                lists.insert(list("b")).await.unwrap();
+                items.replace(item("1", "b")).await.unwrap();
+                lists.delete("b").await.unwrap();
+            });
+        }
+    });
+    world.items.replace(Item { title: "sent".to_owned(), ..item("1", "a") }).await.unwrap();
+    world.exchange.fault(|request| request.method != Method::Get, Fault::Status(422));
+    world.push().await;
+    let gone = |parked: Vec<(String, String)>| {
+        assert!(parked.iter().all(|(_, reason)| reason.contains("gone")), "{parked:?}");
+        parked.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    assert_eq!(gone(world.parked().await), ["1"]);
+    // Somebody else changes the row, and this side would win.
+    let theirs = item("1", "a");
+    let theirs = serde_json::json!([{ "id": theirs.id, "title": "theirs", "listId": theirs.list_id }]);
+    world.rows[1].seed(theirs).unwrap();
+    world.items.pull_items(PullOptions::default().no_push()).await.unwrap();
+    world.push().await;
+    assert_eq!(gone(world.parked().await), ["1"]);
+    world.items.replace(item("1", "a")).await.unwrap();
+    assert_eq!(world.push().await.pushed, 1);
 }
 
 async fn i08_a_discard_can_take_the_children_along(store: impl Store, wire: Wire) {

@@ -31,7 +31,8 @@ pub(crate) fn count(number: usize, thing: &str, does: &str) -> String {
 /// What waits to be sent, and why it still does.
 pub(crate) fn pending(changes: &[PendingChange], all: &[Todo]) -> String {
     let number = |wanted: fn(&PendingState) -> bool| changes.iter().filter(|change| wanted(&change.state)).count();
-    let ready = number(|state| matches!(state, PendingState::Ready | PendingState::Waiting(_)));
+    let ready =
+        number(|state| matches!(state, PendingState::Ready | PendingState::Waiting(_) | PendingState::Throttled(_)));
     let conflicts = number(|state| matches!(state, PendingState::Conflict(_)));
     let mut text = String::new();
     if ready > 0 {

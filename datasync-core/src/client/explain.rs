@@ -159,6 +159,7 @@ impl Explanation {
         match &change.state {
             PendingState::Ready => writeln!(f, "the next push sends it."),
             PendingState::Waiting(until) => writeln!(f, "it is sent again after {until}, or by an explicit push."),
+            PendingState::Throttled(until) => writeln!(f, "the service has asked not to be sent it before {until}."),
             PendingState::Blocked { table, id } if *table == self.table && *id == self.id => {
                 writeln!(f, "it goes after the change before it.")
             }

@@ -54,6 +54,8 @@ pub enum PendingState {
     Ready,
     /// An attempt failed; it is sent again after this time, or at the next explicit push.
     Waiting(Timestamp),
+    /// The service has asked not to be sent it before this time (`Retry-After`): an explicit push does not either.
+    Throttled(Timestamp),
     /// It goes after the change that this row has queued: a row that it belongs to or that belongs to it, or an earlier
     /// change of the row itself.
     Blocked {
@@ -81,8 +83,9 @@ impl PendingChange {
         };
         let state = match &operation.hold {
             Hold::Ready => PendingState::Ready,
-            Hold::Wait { since, length, .. } => {
-                PendingState::Waiting(since.checked_add(*length).unwrap_or(Timestamp::MAX))
+            Hold::Wait { since, length, demanded } => {
+                let until = since.checked_add(*length).unwrap_or(Timestamp::MAX);
+                if *demanded { PendingState::Throttled(until) } else { PendingState::Waiting(until) }
             }
             Hold::Parked(parked) if parked.reason == ParkReason::Conflict => {
                 PendingState::Conflict(parked.message.clone())
@@ -119,7 +122,7 @@ impl PendingChange {
     }
 
     fn moves_by_itself(&self) -> bool {
-        matches!(self.state, PendingState::Ready | PendingState::Waiting(_))
+        matches!(self.state, PendingState::Ready | PendingState::Waiting(_) | PendingState::Throttled(_))
     }
 }
 

@@ -109,6 +109,9 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &Se
     if first.in_doubt() {
         if tells_more(row.base.as_ref(), copy) {
             row.seen = Some(copy.clone());
+            if restored {
+                lose_base(tx, table, key, row, copy);
+            }
         }
         return Effect::Unchanged;
     }
@@ -121,13 +124,17 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, copy: &Se
     if is_from(row.base.as_ref(), copy) {
         return Effect::Unchanged;
     }
-    let before = first.hold.clone();
-    let settled = settle(tx, table, key, row, copy.clone());
-    if let (Settled::Resent, Hold::Parked(_), Some(first)) = (settled, &before, row.operations.first_mut()) {
-        // Nobody has decided yet about what it is parked for.
-        first.hold = before;
+    if restored {
+        lose_base(tx, table, key, row, copy);
     }
-    Effect::Conflict(settled)
+    Effect::Conflict(settle(tx, table, key, row, copy.clone()))
+}
+
+/// What a restored service has lost and a queued change started from is kept: the outcome of the change may not have it (I28).
+fn lose_base(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &Row, copy: &ServiceCopy) {
+    if let Some(base) = row.base.as_ref().filter(|base| !base.deleted && is_lost(base, copy)) {
+        lose(tx, table, key, Side::Local, base.body.clone(), base.version.clone(), LoserCause::Vanished);
+    }
 }
 
 /// A row in quarantine becomes what the service has, if nothing of it is queued.

@@ -280,7 +280,10 @@ fn keep(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, service: Se
     operation.version = service.version().map(str::to_owned);
     operation.key = tx.new_key();
     operation.phase = Phase::New;
-    operation.hold = Hold::Ready;
+    // Nobody has decided yet about what else it is parked for.
+    if !matches!(&operation.hold, Hold::Parked(parked) if parked.reason != ParkReason::Conflict) {
+        operation.hold = Hold::Ready;
+    }
     operation.attempts = 0;
     row.base = match service {
         ServiceCopy::Found(copy) => Some(with_local(table, copy, row.local())),
