@@ -151,17 +151,21 @@ pub struct TableSection {
     /// The name of that query, so that a changed filter is noticed: the rows that are no longer in it then leave this
     /// device, as in Datasync's `QueryId`.
     pub query_id: Option<String>,
+    /// Whether the service gives this table's rows no versions. Replaces and deletes are then sent without one, and overwrite
+    /// whatever is there; a pull still finds that both sides have changed a row, by `updatedAt`. Without this they are parked.
+    pub unversioned: bool,
 }
 
 impl fmt::Debug for TableSection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let TableSection { conflict, fallback, merge, filter, query_id } = self;
+        let TableSection { conflict, fallback, merge, filter, query_id, unversioned } = self;
         f.debug_struct("TableSection")
             .field("conflict", conflict)
             .field("fallback", fallback)
             .field("merge", merge)
             .field("filter", &filter.is_some())
             .field("query_id", query_id)
+            .field("unversioned", unversioned)
             .finish()
     }
 }

@@ -238,6 +238,7 @@ impl ClientBuilder {
             let rules = Rules { resolver, readable, ..self.config.rules(&schema)? };
             let fingerprint = schema.fingerprint();
             let (pulled, query_id) = self.config.pulled(&name)?;
+            let unversioned = self.config.tables.get(&*name).is_some_and(|section| section.unversioned);
             let migrations = Migrations(in_order(&name, migrations)?);
             let table = Table {
                 name: Arc::clone(&name),
@@ -247,6 +248,7 @@ impl ClientBuilder {
                 migrations,
                 pulled,
                 query_id,
+                unversioned,
                 rules,
                 retired: Vec::new(),
                 parents: Vec::new(),

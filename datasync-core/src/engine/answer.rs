@@ -114,7 +114,7 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
     match answer {
         Answer::Applied(None) if row.operations[0].kind != OperationKind::Delete => Effect::Fetch,
         Answer::Applied(copy) => match (&row.seen, copy) {
-            (Some(seen), Some(copy)) if seen.version() != copy.version.as_deref() => Effect::Fetch,
+            (Some(seen), Some(copy)) if differ(seen.version(), copy.version.as_deref()) => Effect::Fetch,
             (Some(_), None) => Effect::Fetch,
             _ => succeed(tx, table, key, row, copy.clone().map_or(ServiceCopy::Absent, ServiceCopy::Found), false),
         },
@@ -138,7 +138,7 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
         }
         Answer::Conflict(None) => Effect::Fetch,
         Answer::Conflict(Some(copy)) => match &row.seen {
-            Some(seen) if seen.version() != copy.version() => Effect::Fetch,
+            Some(seen) if differ(seen.version(), copy.version()) => Effect::Fetch,
             _ => conflict(tx, table, key, row, doubted, copy.clone()),
         },
         Answer::ConflictThenFetched(now) => conflict(tx, table, key, row, doubted, now.clone()),
@@ -170,6 +170,11 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
             if exhausted.is_some() { Effect::Parked("the service failed too often".to_owned()) } else { Effect::Stays }
         }
     }
+}
+
+/// Whether two copies may be two states of a row: also where the service gives no versions.
+fn differ(one: Option<&str>, other: Option<&str>) -> bool {
+    one.is_none() || one != other
 }
 
 /// Inserted and deleted again, and the insert had no effect: what a pull has seen meanwhile is somebody else's row.

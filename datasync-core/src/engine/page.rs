@@ -73,7 +73,13 @@ fn keep(tx: &mut Tx<'_>, key: &RowKey, known: Option<Row>, mut row: Row) {
 }
 
 fn is_same_state(base: Option<&Record>, copy: &Record) -> bool {
-    base.map_or(copy.deleted, |base| base.version == copy.version && base.deleted == copy.deleted)
+    // Where the service gives no versions, its time says as much as it can.
+    let same = |base: &Record| {
+        base.version == copy.version
+            && base.deleted == copy.deleted
+            && (base.version.is_some() || base.updated_at == copy.updated_at)
+    };
+    base.map_or(copy.deleted, same)
 }
 
 /// Whether the service has what a change started from, which was certainly not made yet.

@@ -25,6 +25,8 @@ pub(crate) struct Table {
     /// The query that the configuration names for the table's pulls, and its name.
     pub(crate) pulled: QueryDescription,
     pub(crate) query_id: Option<String>,
+    /// Whether a change is sent although its row has no version.
+    pub(crate) unversioned: bool,
     /// How its conflicts are settled.
     pub(crate) rules: Rules,
     /// The fields that name rows of other tables, and those of other tables that name rows of this one.

@@ -30,7 +30,7 @@ use crate::{
         answer::{self, Answer, Effect},
         committer::{Reads, Tx},
         conflict::Settled,
-        journal,
+        journal::{self, JournalStep},
         lookup::IDS_A_QUERY,
         push::backoff,
         table::Tables,
@@ -83,7 +83,12 @@ pub(crate) async fn send(
     selected: Vec<(RowKey, Operation)>,
     capabilities: Capabilities,
 ) -> Result<bool, Error> {
-    let frozen = freeze(engine, selected, capabilities.patch).await?;
+    let Frozen { sent: frozen, parked } = freeze(engine, selected, capabilities.patch).await?;
+    for (key, reason) in parked {
+        progress.report.parked += 1;
+        let RowKey { table, id, .. } = key;
+        engine.events.emit(|| SyncEvent::ItemParked { table, id, reason });
+    }
     progress.taken += frozen.len() as u64;
     let mut waiting: VecDeque<Sent> = frozen.into();
     let mut under_way = FuturesUnordered::new();
@@ -133,16 +138,26 @@ pub(crate) async fn send(
     ended.map_or(Ok(again), Err)
 }
 
+/// What freezing has come to.
+#[derive(Default)]
+struct Frozen {
+    sent: Vec<Sent>,
+    /// What cannot be sent, and why.
+    parked: Vec<(RowKey, String)>,
+}
+
 /// Freezes what is sent (I5); operations that changed since they were selected are left out.
-async fn freeze(engine: &Engine, selected: Vec<(RowKey, Operation)>, patches: bool) -> Result<Vec<Sent>, Error> {
+async fn freeze(engine: &Engine, selected: Vec<(RowKey, Operation)>, patches: bool) -> Result<Frozen, Error> {
     let rows = selected.iter().map(|(key, _)| key.clone()).collect();
     let tables = Arc::clone(&engine.tables);
     let plan = move |tx: &mut Tx<'_>| {
-        let mut sent = Vec::with_capacity(selected.len());
+        let mut frozen = Frozen::default();
         for (key, seen) in &selected {
-            sent.extend(freeze_one(tx, &tables, key, seen, patches)?);
+            freeze_one(tx, &tables, key, seen, patches, &mut frozen)?;
         }
-        Ok(sent)
+        let parked = frozen.parked.iter().map(|(key, why)| (key, JournalStep::Parked, Some(why.clone())));
+        journal::note_rows(tx, parked);
+        Ok(frozen)
     };
     engine.committer.commit(Reads::rows(rows), plan).await
 }
@@ -153,21 +168,31 @@ fn freeze_one(
     key: &RowKey,
     seen: &Operation,
     patches: bool,
-) -> Result<Option<Sent>, Error> {
-    let Some(mut row) = tx.row(key)? else { return Ok(None) };
+    frozen: &mut Frozen,
+) -> Result<(), Error> {
+    let Some(mut row) = tx.row(key)? else { return Ok(()) };
     let (record, base) = (row.record.clone(), row.base.clone());
-    let schema = tables.get(&key.table).map(|table| (table.version, table.fingerprint))?;
-    let Some(operation) = row.operations.first_mut() else { return Ok(None) };
+    let table = tables.get(&key.table)?;
+    let schema = (table.version, table.fingerprint);
+    let Some(operation) = row.operations.first_mut() else { return Ok(()) };
     if operation.place != seen.place || matches!(operation.hold, Hold::Parked(_)) {
-        return Ok(None);
+        return Ok(());
     }
     let doubted = operation.in_doubt();
     let now = tx.service_time();
     if !doubted {
-        let unversioned = operation.kind != OperationKind::Insert && operation.version.is_none();
+        let unguarded = operation.kind != OperationKind::Insert && operation.version.is_none() && !table.unversioned;
+        let mut unsendable = |operation: &mut Operation, why: String| {
+            park(operation, &why);
+            frozen.parked.push((key.clone(), why));
+        };
         match frozen_body(tables, key, operation.kind, record.as_ref(), now) {
-            _ if unversioned => park(operation, "the service gives no version, so that a change cannot be guarded"),
-            Err(error) => park(operation, &error.to_string()),
+            _ if unguarded => {
+                let why = "the service gave no version, so that a change cannot be guarded: if it gives none for this \
+                           table, configure the table as `unversioned`";
+                unsendable(operation, why.to_owned());
+            }
+            Err(error) => unsendable(operation, error.to_string()),
             Ok(body) => {
                 operation.phase = Phase::InDoubt;
                 let patches = patches && operation.kind == OperationKind::Replace;
@@ -187,7 +212,7 @@ fn freeze_one(
     if !matches!(operation.hold, Hold::Parked(_)) {
         operation.hold = Hold::Ready;
     }
-    let sent = operation.in_doubt().then(|| Sent {
+    frozen.sent.extend(operation.in_doubt().then(|| Sent {
         key: key.clone(),
         place: operation.place,
         attempts: operation.attempts,
@@ -203,9 +228,9 @@ fn freeze_one(
             body: operation.frozen.clone(),
             base: operation.frozen_base.clone(),
         },
-    });
+    }));
     tx.put(key, row);
-    Ok(sent)
+    Ok(())
 }
 
 fn frozen_body(

@@ -6,13 +6,16 @@ mod world;
 use std::time::Duration;
 
 use datasync_core::{
-    client::{Conflict, PendingChange, PendingState, PullOptions, ResetOptions},
+    client::{Conflict, JournalStep, PendingChange, PendingState, PullOptions, ResetOptions, Resolution},
+    events::SyncEvent,
     row::{OperationKind, ParkReason},
     store::Store,
     transport::{PushOutcome, TransportError, TransportErrorKind},
 };
 use datasync_server::{DatasyncService, MemoryRepository, TableOptions};
 use datasync_tests::{MovedClock, Note, RouterExchange, Wire, local_rows, note_of, service_rows};
+
+use futures::{FutureExt, StreamExt};
 
 use crate::world::{World, failed, rejected};
 
@@ -29,6 +32,7 @@ datasync_tests::on_both_stores! {
     i11_every_page_of_the_rows_that_got_a_404_is_read
     i28_a_success_without_a_copy_loses_nothing
     i18_client_wins_counts_attempts_and_not_pulls
+    i18_a_change_without_a_version_parks_unless_the_table_has_none
     i08_a_write_that_changes_nothing_leaves_a_refusal_alone
     i08_a_pull_leaves_parked_changes_parked
 }
@@ -405,6 +409,72 @@ async fn i18_client_wins_counts_attempts_and_not_pulls(store: impl Store, wire: 
     }
     assert_eq!(world.table.push_items().await.unwrap().pushed, 1);
     assert_eq!(world.title_there("a").as_deref(), Some("mine"));
+}
+
+/// Takes every version out of an answer.
+fn without_versions(json: &mut serde_json::Value) {
+    match json {
+        serde_json::Value::Object(members) => {
+            members.retain(|name, _| !["version", "etag"].contains(&name.to_lowercase().as_str()));
+            members.values_mut().for_each(without_versions);
+        }
+        serde_json::Value::Array(elements) => elements.iter_mut().for_each(without_versions),
+        _ => {}
+    }
+}
+
+async fn i18_a_change_without_a_version_parks_unless_the_table_has_none(store: impl Store + Clone, wire: Wire) {
+    for config in ["", "[tables.note]\nunversioned = true"] {
+        let world = World::new(store.clone(), wire, config).await;
+        let rows = ["edited", "deleted", "both"];
+        world.shared(&[]).await;
+        world.exchange.after(|answer| {
+            answer.headers.retain(|(name, _)| name != "etag");
+            if let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(&answer.body) {
+                // The capabilities have a version of their own.
+                if json.get("tombstoneDays").is_none() {
+                    without_versions(&mut json);
+                    answer.body = serde_json::to_vec(&json).unwrap();
+                }
+            }
+        });
+        world.table.insert_all(rows.map(|id| note_of(id, "base"))).await.unwrap();
+        assert_eq!(world.table.push_items().await.unwrap().pushed, 3, "an insert needs none");
+        world.table.pull_items(world.table.query()).await.unwrap();
+        world.table.replace(note_of("edited", "mine")).await.unwrap();
+        world.table.delete("deleted").await.unwrap();
+        world.way.sent();
+        let mut events = world.client.events();
+        let report = world.table.push_items().await.unwrap();
+        if config.is_empty() {
+            assert_eq!((report.parked, report.pushed), (2, 0), "{report:?}");
+            assert_eq!(world.way.sent(), []);
+            let told = std::iter::from_fn(|| events.next().now_or_never().flatten());
+            assert_eq!(told.filter(|event| matches!(event, SyncEvent::ItemParked { .. })).count(), 2);
+            let noted = world.client.journal(None, 10).await.unwrap();
+            assert!(noted.iter().any(|entry| entry.step == JournalStep::Parked), "{noted:?}");
+            let pending = world.client.pending().await.unwrap();
+            assert!(
+                matches!(&pending[0].state, PendingState::Parked(why) if why.contains("`unversioned`")),
+                "{pending:?}"
+            );
+            world.client.reset(ResetOptions::everything().force()).await.unwrap();
+            continue;
+        }
+        assert_eq!((report.parked, report.pushed), (0, 2), "{report:?}");
+        assert_eq!(world.title_there("edited").as_deref(), Some("mine"));
+        assert_eq!(world.title_there("deleted"), None);
+        // A pull tells by the time that both sides have changed a row.
+        world.clock.advance(Duration::from_secs(60));
+        world.rows.seed(serde_json::json!([{ "id": "both", "title": "theirs", "rank": 0 }])).unwrap();
+        world.table.replace(note_of("both", "mine")).await.unwrap();
+        world.table.pull_items(pull_only()).await.unwrap();
+        assert_eq!(titles(&only_conflict(&world).await), texts(["base", "mine", "theirs"]));
+        let conflict = only_conflict(&world).await;
+        world.client.resolve::<Note>(&conflict, Resolution::Keep).await.unwrap();
+        assert_eq!(world.table.push_items().await.unwrap().pushed, 1);
+        assert_eq!(world.title_there("both").as_deref(), Some("mine"));
+    }
 }
 
 async fn i08_a_write_that_changes_nothing_leaves_a_refusal_alone(store: impl Store, wire: Wire) {

@@ -52,6 +52,7 @@ fn table() -> Table {
     let ruled = FIELDS.iter().filter_map(|field| Some((field.name.to_string(), field.merge?)));
     let (policy, fallback) = (ConflictPolicy::Merge, ConflictPolicy::Park);
     Table {
+        unversioned: false,
         name: "t".into(),
         fingerprint: schema.fingerprint(),
         schema,
