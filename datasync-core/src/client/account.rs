@@ -74,8 +74,8 @@ impl DatasyncClient {
     /// Moves the rows that were made while nobody was signed in, and never sent, to the account that is signed in; the next
     /// push sends them. To be called when the app knows, or has asked, that they are the user's.
     ///
-    /// A row stays where it is if an attempt to send it was made whose outcome is not known, if it came from a service, or if
-    /// the account has a row of its id. Rows are moved one by one or many at once, each whole; a call that was cut is made
+    /// A row stays where it is if an attempt to send it was made whose outcome is not known, if it came from a service, if
+    /// the account has a row of its id, or if this release of the app does not have its table. Rows are moved one by one or many at once, each whole; a call that was cut is made
     /// again.
     ///
     /// # Errors
@@ -97,12 +97,12 @@ impl DatasyncClient {
             let of = |key: &RowKey| RowKey { account: Arc::clone(&account), ..key.clone() };
             let pairs: Vec<(RowKey, RowKey)> = queued.into_iter().map(|item| (of(&item.key), item.key)).collect();
             let rows = pairs.iter().flat_map(|(to, from)| [to.clone(), from.clone()]).collect();
-            let account = Arc::clone(&account);
+            let (account, tables) = (Arc::clone(&account), Arc::clone(&self.engine.tables));
             let plan = move |tx: &mut Tx<'_>| {
                 let mut report = AdoptReport::default();
                 for (to, from) in &pairs {
                     account::check(tx, to)?;
-                    match adopt(tx, to, from)? {
+                    match tables.has(to) && adopt(tx, to, from)? {
                         true => report.moved += 1,
                         false => report.left += 1,
                     }

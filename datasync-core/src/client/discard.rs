@@ -11,7 +11,7 @@ use crate::{
         committer::{Reads, Tx},
         conflict::with_local,
         journal::{self, JournalStep},
-        links,
+        links, scope,
         table::Tables,
     },
     error::{Error, ErrorKind, SyncPhase},
@@ -28,10 +28,14 @@ impl DatasyncClient {
     /// If an attempt is in doubt the row is first fetched from the service, to learn what became of it; a push that may be
     /// sending it is waited for. An attempt that was carried out after all leaves nothing to discard.
     ///
+    /// Where this release of the app no longer has the table the whole row leaves, and an attempt in doubt is not asked about: a
+    /// release that has the table pulls what the service has. [`export`](DatasyncClient::export) it first.
+    ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if nothing is queued for the row; [`ErrorKind::Unreachable`] if an attempt is in doubt
-    /// and the service cannot be asked; [`ErrorKind::Pending`] if pushes send the rows again all the time.
+    /// [`ErrorKind::NotFound`] if nothing is queued for the row, [`ErrorKind::UnknownTable`] if its table is not known either;
+    /// [`ErrorKind::Unreachable`] if an attempt is in doubt and the service cannot be asked; [`ErrorKind::Pending`] if pushes send
+    /// the rows again all the time.
     pub async fn discard(&self, table: &str, id: &str) -> Result<(), Error> {
         self.drop_queued(table, id, false).await.map(drop)
     }
@@ -47,7 +51,10 @@ impl DatasyncClient {
     }
 
     async fn drop_queued(&self, table: &str, id: &str, children: bool) -> Result<u64, Error> {
-        let key = self.pending_key(table, id)?;
+        let key = self.kept_key(table, id);
+        if !self.engine.tables.has(&key) {
+            return self.drop_stranded(key).await;
+        }
         let mut doubtful = key.clone();
         for _ in 0..MAX_LOOKS {
             match settle_doubt(&self.engine, &doubtful).await {
@@ -72,6 +79,23 @@ impl DatasyncClient {
         }
         let message = format!("{doubtful:?} is sent again and again: discard it when the push has ended");
         Err(Error::new(ErrorKind::Pending, message))
+    }
+}
+
+impl DatasyncClient {
+    /// Drops a row with queued changes whose table this release does not have.
+    async fn drop_stranded(&self, key: RowKey) -> Result<u64, Error> {
+        let (tables, reads) = (Arc::clone(&self.engine.tables), Reads::row(key.clone()));
+        let plan = move |tx: &mut Tx<'_>| {
+            if tx.row(&key)?.is_none_or(|row| row.operations.is_empty()) {
+                tables.get(&key.table)?;
+            }
+            let row = queued_row(tx, &key)?;
+            scope::forget_row(tx, &key, &row);
+            journal::note_rows(tx, [(&key, JournalStep::Discarded, None)]);
+            Ok(1)
+        };
+        self.engine.committer.commit(reads, plan).await
     }
 }
 

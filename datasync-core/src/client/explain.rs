@@ -173,6 +173,11 @@ impl Explanation {
                 Some(since) => writeln!(f, "the service refuses the sign-in since {since}: sign in again, or push."),
                 None => writeln!(f, "the service refuses the sign-in: sign in again, or push."),
             },
+            PendingState::UnknownTable => writeln!(
+                f,
+                "this release of the app has no table `{}`: one that has it sends it, unless it is discarded.",
+                self.table
+            ),
             PendingState::Loser => writeln!(f, "it lost a conflict."),
         }
     }
@@ -192,12 +197,16 @@ impl DatasyncClient {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::UnknownTable`](crate::error::ErrorKind::UnknownTable),
-    /// [`ErrorKind::Store`](crate::error::ErrorKind::Store).
+    /// [`ErrorKind::UnknownTable`](crate::error::ErrorKind::UnknownTable) if this release does not have the table, and nothing is
+    /// kept of the row; [`ErrorKind::Store`](crate::error::ErrorKind::Store).
     pub async fn explain(&self, table: &str, id: &str) -> Result<Explanation, Error> {
-        let key = self.pending_key(table, id)?;
+        let key = self.kept_key(table, id);
+        let row = self.engine.store.get(std::slice::from_ref(&key)).await?.pop().flatten();
+        if row.is_none() {
+            self.engine.tables.get(table)?;
+        }
+        let row = row.unwrap_or_default();
         let RowKey { account, table, id } = key.clone();
-        let row = self.engine.store.get(std::slice::from_ref(&key)).await?.pop().flatten().unwrap_or_default();
         let queued = |operation: &_| QueuedOperation { key: key.clone(), operation: Clone::clone(operation) };
         let mut changes = states(&self.engine, &row.operations.iter().map(queued).collect::<Vec<_>>()).await?;
         let paused = self.engine.paused(&account).await?;

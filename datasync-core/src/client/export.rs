@@ -16,14 +16,16 @@ impl DatasyncClient {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if nothing is kept of it; [`ErrorKind::UnknownTable`], [`ErrorKind::Store`].
+    /// [`ErrorKind::NotFound`] if nothing is kept of it, [`ErrorKind::UnknownTable`] if this release does not have its table
+    /// either; [`ErrorKind::Store`].
     pub async fn export(&self, table: &str, id: &str) -> Result<String, Error> {
-        let key = self.pending_key(table, id)?;
+        let key = self.kept_key(table, id);
         let row = self.engine.store.get(std::slice::from_ref(&key)).await?.pop().flatten();
         let mut lines = row.map_or_else(Vec::new, |row| lines(&key, &row));
         let losers = all_losers(&self.engine).await?;
         lines.extend(losers.iter().filter(|loser| loser.key == key).map(export::loser));
         if lines.is_empty() {
+            self.engine.tables.get(table)?;
             return Err(Error::new(ErrorKind::NotFound, format!("nothing is kept of {key:?}")));
         }
         Ok(text(&lines))
@@ -39,8 +41,8 @@ impl DatasyncClient {
         let mut request = PendingRequest::new().parked().limit(CHUNK);
         loop {
             let page = self.pending_page(request.clone()).await?;
-            let keys = page.changes.iter().map(|change| self.pending_key(&change.table, &change.id));
-            let keys = keys.collect::<Result<Vec<RowKey>, Error>>()?;
+            let keys: Vec<RowKey> =
+                page.changes.iter().map(|change| self.kept_key(&change.table, &change.id)).collect();
             let found = self.engine.store.get(&keys).await?;
             for (key, row) in keys.iter().zip(&found) {
                 all.extend(row.iter().flat_map(|row| lines(key, row)));

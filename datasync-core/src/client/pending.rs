@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::{
     client::{DatasyncClient, Tables},
     engine::{
-        Engine,
+        self, Engine,
         committer::{Reads, Tx},
         journal::{self, JournalStep},
         links,
@@ -71,6 +71,9 @@ pub enum PendingState {
     /// The service has refused the sign-in of the account: it is sent after the next
     /// [`sign_in`](DatasyncClient::sign_in), or by an explicit push.
     Paused,
+    /// This release of the app has no such table: it is sent when one that has it opens the store, unless it is discarded.
+    /// [`export`](DatasyncClient::export) shows it.
+    UnknownTable,
     /// An unsent body that lost a conflict, kept as a settled loser.
     Loser,
 }
@@ -148,7 +151,7 @@ impl PendingRequest {
         PendingRequest::default()
     }
 
-    /// Only the changes that wait for somebody: conflicts, and what was refused, given up, or has lost its parent.
+    /// Only the changes that wait for somebody: conflicts, and what was refused, given up, or has lost its parent or its table.
     pub fn parked(mut self) -> PendingRequest {
         self.parked = true;
         self
@@ -183,8 +186,8 @@ pub struct PendingPage {
     pub next: Option<u64>,
 }
 
-fn is_parked(operation: &Operation) -> bool {
-    matches!(operation.hold, Hold::Parked(_))
+fn is_parked(tables: &engine::table::Tables, queued: &QueuedOperation) -> bool {
+    matches!(queued.operation.hold, Hold::Parked(_)) || !tables.has(&queued.key)
 }
 
 impl DatasyncClient {
@@ -234,7 +237,7 @@ impl DatasyncClient {
             let Some(last) = read.last().map(|last| last.operation.place) else { break None };
             operations.after = last;
             if parked {
-                read.retain(|queued| is_parked(&queued.operation));
+                read.retain(|queued| is_parked(&self.engine.tables, queued));
             }
             found.extend(read);
             if found.len() > limit {
@@ -272,7 +275,8 @@ impl DatasyncClient {
         self.engine.committer.commit(reads, plan).await
     }
 
-    /// Makes every parked or waiting change of these tables ready again, but for conflicts and what could not be migrated.
+    /// Makes every parked or waiting change of these tables ready again, but for conflicts and what could not be migrated; of
+    /// all tables: of those that this release has.
     /// Returns how many there were; if the future is dropped some of them are ready and the others as before.
     ///
     /// # Errors
@@ -286,7 +290,8 @@ impl DatasyncClient {
             let queued = self.engine.store.operations(&request).await?;
             let Some(last) = queued.last() else { return Ok(retried) };
             request.after = last.operation.place;
-            let held = queued.into_iter().filter(|queued| may_retry(&queued.operation));
+            let known = |queued: &QueuedOperation| self.engine.tables.has(&queued.key);
+            let held = queued.into_iter().filter(|queued| known(queued) && may_retry(&queued.operation));
             let keys: Vec<RowKey> = held.map(|queued| queued.key).collect();
             if keys.is_empty() {
                 continue;
@@ -314,6 +319,11 @@ impl DatasyncClient {
         Ok(self.engine.key(self.engine.tables.get(table)?, id))
     }
 
+    /// The row of a table that this release may no longer have.
+    pub(crate) fn kept_key(&self, table: &str, id: &str) -> RowKey {
+        RowKey { account: self.engine.account(), table: table.into(), id: id.into() }
+    }
+
     fn known(&self, Tables(names): Tables) -> Result<Option<Vec<Arc<str>>>, Error> {
         let of = |name: Arc<str>| self.engine.tables.get(&name).map(|table| Arc::clone(&table.name));
         names.map(|names| names.into_iter().map(of).collect()).transpose()
@@ -332,6 +342,13 @@ fn make_ready(row: &mut Row) {
     row.operations[0].hold = Hold::Ready;
     row.operations[0].attempts = 0;
     row.revision += 1;
+}
+
+/// The states of those whose tables this release does not have.
+pub(super) fn strand(changes: &mut [PendingChange], tables: &engine::table::Tables) {
+    for change in changes.iter_mut().filter(|change| !tables.0.contains_key(&change.table)) {
+        change.state = PendingState::UnknownTable;
+    }
 }
 
 /// Their states while the sign-in of their account is refused.
@@ -364,6 +381,7 @@ pub(super) async fn states(engine: &Engine, queued: &[QueuedOperation]) -> Resul
             change.state = PendingState::Blocked { table, id };
         }
     }
+    strand(&mut changes, &engine.tables);
     Ok(changes)
 }
 

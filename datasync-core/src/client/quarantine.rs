@@ -11,10 +11,10 @@ use crate::{
         committer::{Reads, Tx},
         links,
         migrate::loser_in_present,
+        scope,
     },
     error::{Error, ErrorKind},
     row::{Row, RowKey, SettledLoser},
-    store::ScopeKey,
 };
 
 /// Something that could not be migrated.
@@ -70,23 +70,23 @@ impl DatasyncClient {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if the row is not in quarantine; [`ErrorKind::UnknownTable`], [`ErrorKind::Store`].
+    /// [`ErrorKind::NotFound`] if the row is not in quarantine, [`ErrorKind::UnknownTable`] if its table is not known either;
+    /// [`ErrorKind::Store`].
     pub async fn discard_quarantined(&self, table: &str, id: &str) -> Result<(), Error> {
-        let key = self.pending_key(table, id)?;
+        let key = self.kept_key(table, id);
         let (reads, tables) = (Reads::row(key.clone()), Arc::clone(&self.engine.tables));
         let plan = move |tx: &mut Tx<'_>| {
             account::check(tx, &key)?;
             let Some(row) = tx.row(&key)?.filter(|row| row.quarantine.is_some()) else {
+                tables.get(&key.table)?;
                 return Err(Error::new(ErrorKind::NotFound, format!("{key:?} is not in quarantine")));
             };
-            for scope in &row.scopes {
-                let (account, table) = (Arc::clone(&key.account), Arc::clone(&key.table));
-                tx.set_token(&ScopeKey { account, table, scope: Arc::clone(scope) }, None);
+            if let Some(table) = tables.0.get(&key.table)
+                && row.operations.iter().any(|operation| links::creates(operation.kind))
+            {
+                links::park_children(tx, table, &key)?;
             }
-            if row.operations.iter().any(|operation| links::creates(operation.kind)) {
-                links::park_children(tx, tables.get(&key.table)?, &key)?;
-            }
-            tx.put(&key, Row::default());
+            scope::forget_row(tx, &key, &row);
             tx.set_note(&migrate::note_of(&key), None);
             Ok(())
         };

@@ -11,7 +11,7 @@ use std::{ops::Bound, sync::Arc, time::Duration};
 use futures::future::{Either, select};
 
 use crate::{
-    client::{DatasyncClient, PendingChange, Tables},
+    client::{DatasyncClient, PendingChange, Tables, pending::strand},
     engine::{
         Engine, account,
         committer::{Reads, Tx},
@@ -96,6 +96,7 @@ pub(super) async fn remove(
                     never_there.push(key);
                 }
             }
+            strand(&mut lost, &tables);
             lost.extend(tx.losers(clear).iter().map(PendingChange::of_loser));
         }
         if !lost.is_empty() && !force {

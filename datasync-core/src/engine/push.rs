@@ -175,7 +175,8 @@ impl Run {
         let mut selected: Vec<(RowKey, Operation)> = Vec::new();
         while selected.is_empty() {
             let account = Arc::clone(&self.account);
-            let request = OperationsRequest { account, tables: self.tables(), after: self.after, limit };
+            let tables = Some(self.tables(engine));
+            let request = OperationsRequest { account, tables, after: self.after, limit };
             let queued = engine.store.operations(&request).await?;
             let Some(last) = queued.last() else { break };
             self.after = last.operation.place;
@@ -203,17 +204,12 @@ impl Run {
         Ok(selected)
     }
 
-    /// The tables of all callers; `None` for all tables.
-    fn tables(&self) -> Option<Vec<Arc<str>>> {
-        let mut tables = Vec::new();
-        for (_, target) in &self.targets {
-            for table in target.tables.as_ref()? {
-                if !tables.contains(table) {
-                    tables.push(Arc::clone(table));
-                }
-            }
-        }
-        Some(tables)
+    /// The tables of all callers. What is queued for one that this release of the app does not have waits for one that has it.
+    fn tables(&self, engine: &Engine) -> Vec<Arc<str>> {
+        let wanted = |table: &&Arc<str>| {
+            self.targets.iter().any(|(_, target)| target.tables.as_ref().is_none_or(|tables| tables.contains(*table)))
+        };
+        engine.tables.0.keys().filter(wanted).cloned().collect()
     }
 
     fn may_send(&self, key: &RowKey, operation: &Operation, now: Timestamp) -> bool {

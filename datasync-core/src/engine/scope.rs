@@ -15,9 +15,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::table::Table,
+    engine::{acks::Fate, committer::Tx, table::Table},
     error::{Error, ErrorKind},
     query::QueryDescription,
+    row::{Row, RowKey},
     store::{Clear, Note, ScopeKey, Store, StoreError},
     transport::Restart,
 };
@@ -98,6 +99,16 @@ pub(crate) async fn notes(store: &dyn Store, what: &Clear) -> Result<Vec<Arc<str
             table.zip(account).is_some_and(|(table, account)| what.includes(account, table))
         }));
     }
+}
+
+/// Removes a row with everything, and the tokens of the scopes that hold it: their next pulls bring what the service has.
+pub(crate) fn forget_row(tx: &mut Tx<'_>, key: &RowKey, row: &Row) {
+    for scope in &row.scopes {
+        let (account, table) = (Arc::clone(&key.account), Arc::clone(&key.table));
+        tx.set_token(&ScopeKey { account, table, scope: Arc::clone(scope) }, None);
+    }
+    row.operations.iter().for_each(|operation| tx.fate(operation.place, Fate::Discarded));
+    tx.put(key, Row::default());
 }
 
 impl ScopeState {

@@ -6,6 +6,7 @@ use crate::{
     engine::{conflict::Rules, links::Link, migrate::Migrations, tombstones},
     error::{Error, ErrorKind},
     query::{QueryDescription, table_spec},
+    row::RowKey,
     schema::{Name, TableSchema},
     store::TableSpec,
 };
@@ -56,6 +57,11 @@ impl fmt::Debug for Table {
 pub(crate) struct Tables(pub(crate) BTreeMap<Arc<str>, Arc<Table>>);
 
 impl Tables {
+    /// Whether this release of the app has the row's table.
+    pub(crate) fn has(&self, key: &RowKey) -> bool {
+        self.0.contains_key(&key.table)
+    }
+
     pub(crate) fn get(&self, name: &str) -> Result<&Arc<Table>, Error> {
         self.0.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.0.keys().map(AsRef::as_ref).collect();
