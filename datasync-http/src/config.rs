@@ -145,7 +145,8 @@ impl HttpTransportBuilder {
     /// Looks at each request before it is sent, and may change it; called once, also if the request is sent again. The
     /// token is not in it yet. A request that is turned to another origin is refused.
     ///
-    /// To see the answers too, wrap an [`Exchange`] and give it to [`exchange`](HttpTransportBuilder::exchange).
+    /// To see the answers too, put an [`Exchange`] around that of [`HttpTransport::exchange`], and give it to
+    /// [`exchange`](HttpTransportBuilder::exchange).
     pub fn before_send(mut self, hook: impl Fn(&mut HttpRequest) + Send + Sync + 'static) -> Self {
         self.before_send = Some(Arc::new(hook));
         self
@@ -197,7 +198,7 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sends with something of your own.
+    /// Sends with something of your own, perhaps around the [`exchange`](HttpTransport::exchange) of another transport.
     pub fn exchange(mut self, exchange: impl Exchange) -> Self {
         self.exchange = Some(Arc::new(exchange));
         self

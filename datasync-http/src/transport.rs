@@ -133,6 +133,12 @@ impl HttpTransport {
         HttpTransportBuilder::new(base)
     }
 
+    /// What this transport sends with: for an [`Exchange`] of your own that goes around it.
+    #[must_use]
+    pub fn exchange(&self) -> Arc<dyn Exchange> {
+        Arc::clone(&self.exchange)
+    }
+
     /// One attempt: the deadline covers the connection, the request and what the exchange reads of the answer.
     pub(crate) async fn in_time<T: Answer>(
         &self,

@@ -1,20 +1,16 @@
 //! What the tests across crates share: an entity, a service, and a way to it that loses answers.
 
 pub mod histories;
-mod socket;
-
 pub mod queries;
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
-    },
+mod faults;
+mod way;
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
-use async_trait::async_trait;
-use axum::{Router, body::Body, http::Request};
 pub use datasync_core::memory::MemoryStore;
 use datasync_core::{
     client::{ClientBuilder, DatasyncClient, OfflineTable},
@@ -23,13 +19,13 @@ use datasync_core::{
     store::Store,
 };
 use datasync_derive::SyncEntity;
-use datasync_http::{Exchange, ExchangeError, ExchangeErrorKind, HttpRequest, HttpResponse, HttpStream, HttpTransport};
+use datasync_http::HttpTransport;
 pub use datasync_redb::RedbStore;
 use datasync_server::{DatasyncService, MemoryRepository, Repository, Stamping, TableOptions};
-use futures::{StreamExt, TryStreamExt};
+pub use faults::{AnswerHook, Fault, Hook, RouterExchange, Wanted};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use tower::ServiceExt;
+pub use way::Way;
 
 /// The entity of the tests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, SyncEntity)]
@@ -82,14 +78,6 @@ impl Wire {
     pub fn extended(self) -> bool {
         matches!(self, Wire::Extended | Wire::ExtendedOnSocket)
     }
-
-    /// The way to a service: as it is, or over a socket of its own.
-    pub fn lead_to(self, service: Router) -> Router {
-        match self {
-            Wire::Original | Wire::Extended => service,
-            Wire::OriginalOnSocket | Wire::ExtendedOnSocket => socket::over(service),
-        }
-    }
 }
 
 /// The times that services give, each of which a pull must cope with.
@@ -122,25 +110,40 @@ macro_rules! on_both_wires {
 /// a service with the extensions and against one without, in process and over a socket.
 #[macro_export]
 macro_rules! on_both_stores {
-    ($($name:ident)*) => {$(
+    ($($name:ident)*) => { $($crate::on_both_stores_over! { $crate::Wire::ALL, $name })* };
+}
+
+/// As [`on_both_stores`], of what there is with the extensions alone.
+#[macro_export]
+macro_rules! on_both_stores_extended {
+    ($($name:ident)*) => {
+        $($crate::on_both_stores_over! { [$crate::Wire::Extended, $crate::Wire::ExtendedOnSocket], $name })*
+    };
+}
+
+/// Makes two tests of a function, one of each store, over all of these wires.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! on_both_stores_over {
+    ($wires:expr, $name:ident) => {
         mod $name {
             #[tokio::test]
             async fn memory() {
-                for wire in $crate::Wire::ALL {
+                for wire in $wires {
                     super::$name($crate::MemoryStore::new(), wire).await;
                 }
             }
 
             #[tokio::test]
             async fn redb() {
-                for wire in $crate::Wire::ALL {
+                for wire in $wires {
                     let folder = $crate::folder();
                     let store = $crate::RedbStore::open(folder.path().join("store.redb"));
                     super::$name(store.expect("a new file can be opened"), wire).await;
                 }
             }
         }
-    )*};
+    };
 }
 
 /// A folder that is removed when it is dropped.
@@ -150,17 +153,17 @@ pub fn folder() -> tempfile::TempDir {
 }
 
 /// A service with one table of notes.
-pub fn service(rows: &MemoryRepository, page_size: u64, wire: Wire) -> Router {
+pub fn service(rows: &MemoryRepository, page_size: u64, wire: Wire) -> Way {
     service_at(rows, page_size, wire, SystemClock)
 }
 
 /// [`service`], with the time of this clock.
-pub fn service_at(rows: &MemoryRepository, page_size: u64, wire: Wire, clock: impl Clock) -> Router {
+pub fn service_at(rows: &MemoryRepository, page_size: u64, wire: Wire, clock: impl Clock) -> Way {
     service_of(rows.clone(), page_size, wire, clock)
 }
 
 /// A service with one table over these rows; it is found as `note` and as `notes`.
-pub fn service_of(rows: impl Repository + Clone, page_size: u64, wire: Wire, clock: impl Clock) -> Router {
+pub fn service_of(rows: impl Repository + Clone, page_size: u64, wire: Wire, clock: impl Clock) -> Way {
     let notes = TableOptions::of::<Note>().soft_delete(true).page_size(page_size);
     let builder = DatasyncService::builder().extensions(wire.extended()).clock(clock);
     let again = notes.clone().path("tables/notes");
@@ -177,153 +180,10 @@ struct AnyNote {
 }
 
 /// A service with a table of notes that keeps whatever fields they have.
-pub fn open_service(rows: &MemoryRepository, wire: Wire) -> Router {
+pub fn open_service(rows: &MemoryRepository, wire: Wire) -> Way {
     let notes = TableOptions::of::<AnyNote>().soft_delete(true).schemaless(true);
     let builder = DatasyncService::builder().extensions(wire.extended());
     wire.lead_to(builder.table(notes, rows.clone()).build().expect("the service is well configured"))
-}
-
-/// What happens to one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// It goes well.
-    None,
-    /// It does not reach the service.
-    Lost,
-    /// It is done, and the answer is lost.
-    AnswerLost,
-    /// No connection is made.
-    Refused,
-    /// The service answers with this status.
-    Status(u16),
-}
-
-/// Whether a request is meant.
-pub type Wanted = fn(&HttpRequest) -> bool;
-
-/// Drives a router with the real codec and no socket, under a script of faults.
-#[derive(Clone)]
-pub struct RouterExchange {
-    router: Router,
-    script: Arc<Mutex<VecDeque<(Wanted, Fault)>>>,
-    /// How many requests were made.
-    pub requests: Arc<AtomicUsize>,
-    before: Arc<Mutex<Option<Hook>>>,
-    after: Arc<Mutex<Option<AnswerHook>>>,
-}
-
-/// Something that is done before a request reaches the service.
-pub type Hook = Box<dyn FnMut(&HttpRequest) + Send>;
-
-/// Something that is done to an answer before it reaches the client.
-pub type AnswerHook = Box<dyn FnMut(&mut HttpResponse) + Send>;
-
-impl std::fmt::Debug for RouterExchange {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RouterExchange")
-    }
-}
-
-impl RouterExchange {
-    /// A way without faults.
-    #[must_use]
-    pub fn new(router: Router) -> RouterExchange {
-        let (script, requests, before, after) = Default::default();
-        RouterExchange { router, script, requests, before, after }
-    }
-
-    /// The next request that is meant meets the fault.
-    pub fn fault(&self, wanted: Wanted, fault: Fault) {
-        self.script.lock().expect("no test panicked").push_back((wanted, fault));
-    }
-
-    /// Runs before each request reaches the service.
-    pub fn before(&self, hook: impl FnMut(&HttpRequest) + Send + 'static) {
-        *self.before.lock().expect("no test panicked") = Some(Box::new(hook));
-    }
-
-    /// Runs on each whole answer of the service, which it may change.
-    pub fn after(&self, hook: impl FnMut(&mut HttpResponse) + Send + 'static) {
-        *self.after.lock().expect("no test panicked") = Some(Box::new(hook));
-    }
-
-    /// Forgets the rest of the script.
-    pub fn clear_faults(&self) {
-        self.script.lock().expect("no test panicked").clear();
-    }
-
-    /// How many faults of the script have not happened yet.
-    #[must_use]
-    pub fn faults_left(&self) -> usize {
-        self.script.lock().expect("no test panicked").len()
-    }
-
-    fn next_fault(&self, request: &HttpRequest) -> Fault {
-        let mut script = self.script.lock().expect("no test panicked");
-        match script.front() {
-            Some((wanted, _)) if wanted(request) => script.pop_front().map_or(Fault::None, |(_, fault)| fault),
-            _ => Fault::None,
-        }
-    }
-}
-
-impl RouterExchange {
-    /// The head of the answer, its body, and whether the script loses it.
-    async fn begin(&self, request: HttpRequest) -> Result<(HttpResponse, Body, Fault), ExchangeError> {
-        self.requests.fetch_add(1, Ordering::SeqCst);
-        if let Some(hook) = &mut *self.before.lock().expect("no test panicked") {
-            hook(&request);
-        }
-        let fault = self.next_fault(&request);
-        match fault {
-            Fault::Lost => return Err(ExchangeError::new(ExchangeErrorKind::Interrupted)),
-            Fault::Refused => return Err(ExchangeError::new(ExchangeErrorKind::Connect)),
-            Fault::Status(status) => {
-                return Ok((HttpResponse { status, headers: Vec::new(), body: Vec::new() }, Body::empty(), fault));
-            }
-            Fault::None | Fault::AnswerLost => {}
-        }
-        let path = &request.url[url::Position::BeforePath..url::Position::AfterQuery];
-        let mut outgoing = Request::builder().method(request.method.as_str()).uri(path);
-        for (name, value) in &request.headers {
-            outgoing = outgoing.header(name.as_ref(), value);
-        }
-        let outgoing = outgoing.body(Body::from(request.body)).expect("the codec makes requests");
-        let response = self.router.clone().oneshot(outgoing).await.expect("a router answers");
-        let status = response.status().as_u16();
-        let headers = response.headers().iter();
-        let headers =
-            headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned())).collect();
-        Ok((HttpResponse { status, headers, body: Vec::new() }, response.into_body(), fault))
-    }
-}
-
-#[async_trait]
-impl Exchange for RouterExchange {
-    async fn send(&self, request: HttpRequest, max_body: usize) -> Result<HttpResponse, ExchangeError> {
-        let (mut response, body, fault) = self.begin(request).await?;
-        response.body = axum::body::to_bytes(body, usize::MAX).await.expect("a router's body is whole").to_vec();
-        if let Some(hook) = &mut *self.after.lock().expect("no test panicked") {
-            hook(&mut response);
-        }
-        match fault {
-            _ if response.body.len() > max_body => Err(ExchangeError::new(ExchangeErrorKind::TooLarge)),
-            Fault::AnswerLost => Err(ExchangeError::new(ExchangeErrorKind::Interrupted)),
-            _ => Ok(response),
-        }
-    }
-
-    async fn stream(&self, request: HttpRequest) -> Result<HttpStream, ExchangeError> {
-        let (head, body, fault) = self.begin(request).await?;
-        let lost = |_| ExchangeError::new(ExchangeErrorKind::Interrupted);
-        match fault {
-            Fault::AnswerLost => Err(lost(())),
-            _ => {
-                let pieces = body.into_data_stream().map_ok(Into::into).map_err(move |_| lost(()));
-                Ok(HttpStream { head, body: pieces.boxed() })
-            }
-        }
-    }
 }
 
 /// Begins a client of the notes over an exchange, which does not wait between attempts.

@@ -69,7 +69,7 @@ impl World {
         let rows = MemoryRepository::new();
         let notes = TableOptions::of::<Note>().soft_delete(true).access(Owners);
         let builder = DatasyncService::builder().extensions(wire.extended()).table(notes, rows.clone());
-        let exchange = RouterExchange::new(builder.build().unwrap());
+        let exchange = RouterExchange::new(wire.lead_to(builder.build().unwrap()));
         exchange.before(|request| assert!(!is_leak(request), "{request:?} has the credentials of somebody else"));
         World { session: Session::default(), exchange, rows }
     }

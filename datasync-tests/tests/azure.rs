@@ -13,7 +13,7 @@ use datasync_core::{
 use datasync_derive::SyncEntity;
 use datasync_http::{HttpRequest, HttpTransport, Method};
 use datasync_server::{DatasyncServer, DatasyncService, MemoryRepository, TableOptions};
-use datasync_tests::{Fault, Note, RedbStore, RouterExchange, folder, local_rows, note_of, service_rows};
+use datasync_tests::{Fault, Note, RedbStore, RouterExchange, Wire, folder, local_rows, note_of, service_rows};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -63,7 +63,7 @@ async fn devices_agree_over_a_service_of_azure() {
 #[tokio::test]
 async fn an_undelete_of_azure_names_the_version_it_overwrites() {
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(router(&rows));
+    let exchange = RouterExchange::new(Wire::Original.lead_to(router(&rows)));
     let builder = HttpTransport::builder("http://service").dialect(Dialect::Azure).exchange(exchange.clone());
     let (_, table) = device(builder.build().unwrap()).await;
     table.insert(note_of("a", "one")).await.unwrap();
@@ -111,7 +111,7 @@ impl Memos {
         let rows = MemoryRepository::new();
         let table = TableOptions::of::<Memo>().soft_delete(true).schemaless(true);
         let service = DatasyncService::builder().dialect(dialect).extensions(false).table(table, rows.clone());
-        let exchange = RouterExchange::new(service.build().unwrap());
+        let exchange = RouterExchange::new(Wire::Original.lead_to(service.build().unwrap()));
         let sent = Arc::default();
         let log: Arc<Mutex<Vec<String>>> = Arc::clone(&sent);
         exchange.before(move |request| {

@@ -144,7 +144,8 @@ async fn over_tls(store: &MemoryStore, base: &str, trusted: &[&Issuer]) -> (Data
 
 async fn i25_a_wrong_certificate_ends_it_before_anything_is_sent(wire: Wire) {
     let rows = MemoryRepository::new();
-    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25, wire)).await.unwrap();
+    let server =
+        DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25, wire).into_router()).await.unwrap();
     let (ours, theirs) = (authority("ours"), authority("theirs"));
     let good = with_certificate(server.address(), &ours, "localhost", 2200).await;
     let of_another = with_certificate(server.address(), &ours, "elsewhere", 2200).await;

@@ -79,7 +79,9 @@ async fn i15_a_pull_or_a_push_of_many_rows_takes_the_memory_of_few(wire: Wire) {
     let mut peaks = Vec::new();
     for count in [FEW, MANY] {
         let rows = MemoryRepository::new();
-        let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 100, wire)).await.unwrap();
+        let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 100, wire).into_router())
+            .await
+            .unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "in_a_child_process", "--nocapture"]).stdout(Stdio::piped());
         command.env(CHILD, format!("{}|{count}", server.address()));

@@ -21,7 +21,7 @@ fn on_a_socket(wire: Wire) -> (HttpTransport, (TempDir, Runtime, DatasyncServer,
     let database = RedbDatabase::open(folder.path().join("service.redb")).unwrap();
     let runtime = Runtime::new().unwrap();
     let router = service_of(database.table("note"), 10, wire, SystemClock);
-    let server = runtime.block_on(DatasyncServer::start("127.0.0.1:0".parse().unwrap(), router)).unwrap();
+    let server = runtime.block_on(DatasyncServer::start("127.0.0.1:0".parse().unwrap(), router.into_router())).unwrap();
     let proxy = HostileProxy::start(server.address()).unwrap();
     let transport = HttpTransport::new(&format!("http://{}", proxy.address())).unwrap();
     (transport, (folder, runtime, server, proxy))

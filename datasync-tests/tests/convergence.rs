@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::Router;
 use datasync_core::{
     client::{DatasyncClient, OfflineTable, PendingState, PullOptions, Tables},
     clock::Clock,
@@ -16,7 +15,7 @@ use datasync_core::{
 use datasync_derive::SyncEntity;
 use datasync_http::{HttpTransport, Method};
 use datasync_server::{DatasyncService, MemoryRepository, TableOptions};
-use datasync_tests::{Fault, MemoryStore, RedbStore, RouterExchange, StillClock, Wire};
+use datasync_tests::{Fault, MemoryStore, RedbStore, RouterExchange, StillClock, Way, Wire};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
@@ -75,8 +74,8 @@ struct Device<S> {
 }
 
 impl<S: Store + Clone> Device<S> {
-    async fn new(store: S, router: &Router, clock: StillClock, config: &'static str) -> Device<S> {
-        let exchange = RouterExchange::new(router.clone());
+    async fn new(store: S, way: &Way, clock: StillClock, config: &'static str) -> Device<S> {
+        let exchange = RouterExchange::new(way.clone());
         let client = Device::client(&store, &exchange, &clock, config).await;
         Device { store, client, exchange, clock, config }
     }
@@ -272,12 +271,13 @@ async fn run<S: Store + Clone>(
     let clock = StillClock::new(seed);
     let rows = MemoryRepository::with_clock(clock.clone());
     let service = DatasyncService::builder().extensions(wire.extended()).clock(clock.clone());
-    let router = service.table(TableOptions::of::<Item>().soft_delete(true), rows.clone()).build().unwrap();
+    let service = service.table(TableOptions::of::<Item>().soft_delete(true), rows.clone()).build();
+    let way = wire.lead_to(service.unwrap());
     let mut devices = Vec::new();
     for number in 0..plan.devices {
         let ahead = SignedDuration::from_secs([0, 7_000, -9_000][number]);
         let config = configs[number % configs.len()];
-        devices.push(Device::new(make(), &router, clock.ahead(ahead), config).await);
+        devices.push(Device::new(make(), &way, clock.ahead(ahead), config).await);
     }
     let name = format!("{configs:?} {wire:?} seed {seed}");
     let mut history = History { rows, devices, clock, written: Written::default(), log: Vec::new(), name };

@@ -200,8 +200,8 @@ async fn queries_are_text(store: impl Store, wire: Wire) {
 async fn i16_fields_that_are_written_back_keep_their_digits(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
     let table = TableOptions::new(films()).soft_delete(true).schemaless(true);
-    let builder = DatasyncService::builder().extensions(wire == Wire::Extended).table(table, rows.clone());
-    let exchange = RouterExchange::new(builder.build().unwrap());
+    let builder = DatasyncService::builder().extensions(wire.extended()).table(table, rows.clone());
+    let exchange = RouterExchange::new(wire.lead_to(builder.build().unwrap()));
     let body =
         r#"{"id":"a","title":"x","price":1.100000000000000000000000001,"big":12345678901234567890123,"tail":[1.10]}"#;
     let record =

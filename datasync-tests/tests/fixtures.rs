@@ -317,7 +317,7 @@ async fn i23_a_file_of_a_newer_format_is_refused_and_left_byte_by_byte() {
 #[tokio::test]
 async fn the_error_of_a_client_over_a_damaged_file_salvages_it() {
     let folder = folder();
-    let exchange = RouterExchange::new(axum::Router::new());
+    let exchange = RouterExchange::new(Wire::Extended.lead_to(axum::Router::new()));
     for (path, _) in copies(folder.path()) {
         let whole = fs::read(&path).unwrap();
         let (mut failed, mut rescued) = (0, 0);

@@ -49,7 +49,9 @@ impl World {
 
     async fn with(wire: Wire, stamping: Stamping, clock: impl Clock + Clone) -> World {
         let rows = MemoryRepository::new().stamping(stamping);
-        let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25, wire)).await.unwrap();
+        let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25, wire).into_router())
+            .await
+            .unwrap();
         let proxy = HostileProxy::start(server.address()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let store = RedbStore::open(folder.path().join("store.redb")).unwrap();
@@ -309,7 +311,7 @@ impl Repository for Poisoned {
 async fn i11_a_row_that_fails_for_ever_is_parked_and_holds_nobody_back(wire: Wire) {
     let rows = MemoryRepository::new();
     let router = service_of(Poisoned(rows.clone()), 25, wire, SystemClock);
-    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), router).await.unwrap();
+    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), router.into_router()).await.unwrap();
     let transport = HttpTransport::builder(&format!("http://{}", server.address())).retries(0).build().unwrap();
     let store = MemoryStore::new();
     let builder = DatasyncClient::builder().store(store).transport(transport).table::<Note>();

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use axum::Router;
 use datasync_core::{
     client::{Conflict, DatasyncClient, OfflineTable, PullOptions, Resolution},
     config::SyncConfig,
@@ -14,7 +13,7 @@ use datasync_core::{
 use datasync_http::HttpTransport;
 use datasync_server::MemoryRepository;
 use datasync_tests::{
-    MemoryStore, Note, RouterExchange, StillClock, Wire, note_of, on_both_stores, service_at, service_rows,
+    MemoryStore, Note, RouterExchange, StillClock, Way, Wire, note_of, on_both_stores, service_at, service_rows,
 };
 use futures::{FutureExt, StreamExt};
 use jiff::SignedDuration;
@@ -22,7 +21,7 @@ use uuid::Uuid;
 
 struct World {
     rows: MemoryRepository,
-    router: Router,
+    way: Way,
     clock: StillClock,
 }
 
@@ -30,8 +29,8 @@ impl World {
     fn new(wire: Wire) -> World {
         let clock = StillClock::new(7);
         let rows = MemoryRepository::with_clock(clock.clone());
-        let router = wire.lead_to(service_at(&rows, 100, wire, clock.clone()));
-        World { rows, router, clock }
+        let way = service_at(&rows, 100, wire, clock.clone());
+        World { rows, way, clock }
     }
 
     async fn client(&self, store: impl Store, config: &str) -> DatasyncClient {
@@ -39,7 +38,7 @@ impl World {
     }
 
     async fn client_at(&self, store: impl Store, config: &str, clock: StillClock) -> DatasyncClient {
-        let exchange = RouterExchange::new(self.router.clone());
+        let exchange = RouterExchange::new(self.way.clone());
         let transport = HttpTransport::builder("http://service").retries(0).clock(clock.clone()).exchange(exchange);
         let builder = DatasyncClient::builder().store(store).transport(transport.build().unwrap()).clock(clock);
         builder.config(SyncConfig::from_toml(config).unwrap()).table::<Note>().build().await.unwrap()

@@ -22,12 +22,15 @@ use datasync_tests::{
 };
 use futures::StreamExt;
 
-datasync_tests::on_both_stores! {
+datasync_tests::on_both_stores_extended! {
     i12_a_row_that_is_removed_for_good_leaves_by_itself
     i12_a_row_that_left_the_filter_stays_while_something_of_it_is_queued
     i27_a_restored_service_loses_no_row_of_the_device_silently
-    i28_a_restored_service_loses_nothing_that_a_queued_change_started_from
     i27_a_device_that_was_away_too_long_begins_again
+    i28_a_restored_service_loses_nothing_that_a_queued_change_started_from
+}
+
+datasync_tests::on_both_stores! {
     an_own_tombstone_goes_with_the_tombstone_period
 }
 
@@ -43,9 +46,6 @@ fn low() -> PullOptions<Note> {
 }
 
 async fn i12_a_row_that_is_removed_for_good_leaves_by_itself(store: impl Store, wire: Wire) {
-    if !wire.extended() {
-        return;
-    }
     let rows = MemoryRepository::new();
     let builder = DatasyncService::builder().table(TableOptions::of::<Note>(), rows.clone());
     let exchange = RouterExchange::new(wire.lead_to(builder.build().unwrap()));
@@ -71,9 +71,6 @@ async fn i12_a_row_that_is_removed_for_good_leaves_by_itself(store: impl Store, 
 }
 
 async fn i12_a_row_that_left_the_filter_stays_while_something_of_it_is_queued(store: impl Store, wire: Wire) {
-    if !wire.extended() {
-        return;
-    }
     let rows = MemoryRepository::new();
     let exchange = RouterExchange::new(service(&rows, 7, wire));
     let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
@@ -98,9 +95,6 @@ async fn i12_a_row_that_left_the_filter_stays_while_something_of_it_is_queued(st
 }
 
 async fn i27_a_restored_service_loses_no_row_of_the_device_silently(store: impl Store, wire: Wire) {
-    if !wire.extended() {
-        return;
-    }
     let rows = MemoryRepository::new();
     let exchange = RouterExchange::new(service(&rows, 7, wire));
     let one = client(store, &exchange, ConflictPolicy::Park).await;
@@ -125,9 +119,6 @@ async fn i27_a_restored_service_loses_no_row_of_the_device_silently(store: impl 
 }
 
 async fn i28_a_restored_service_loses_nothing_that_a_queued_change_started_from(store: impl Store, wire: Wire) {
-    if !wire.extended() {
-        return;
-    }
     let rows = MemoryRepository::new();
     let exchange = RouterExchange::new(service(&rows, 7, wire));
     let one = client(store, &exchange, ConflictPolicy::Merge).await;
@@ -150,9 +141,6 @@ async fn i28_a_restored_service_loses_nothing_that_a_queued_change_started_from(
 }
 
 async fn i27_a_device_that_was_away_too_long_begins_again(store: impl Store, wire: Wire) {
-    if !wire.extended() {
-        return;
-    }
     let clock = MovedClock::default();
     let rows = MemoryRepository::with_clock(clock.clone());
     let exchange = RouterExchange::new(service_at(&rows, 7, wire, clock.clone()));
@@ -192,8 +180,14 @@ async fn i12_what_the_caller_no_longer_sees_leaves_the_device() {
     let everything = DatasyncService::builder().table(options(), rows.clone()).build().unwrap();
     let hers = options().access(Titles(Arc::clone(&name)));
     let hers = DatasyncService::builder().table(hers, rows.clone()).build().unwrap();
-    let admin = client(MemoryStore::new(), &RouterExchange::new(everything), ConflictPolicy::ClientWins).await;
-    let ann = client(MemoryStore::new(), &RouterExchange::new(hers), ConflictPolicy::Park).await;
+    let admin = client(
+        MemoryStore::new(),
+        &RouterExchange::new(Wire::Extended.lead_to(everything)),
+        ConflictPolicy::ClientWins,
+    )
+    .await;
+    let ann =
+        client(MemoryStore::new(), &RouterExchange::new(Wire::Extended.lead_to(hers)), ConflictPolicy::Park).await;
     let (all, mine) = (notes(&admin), notes(&ann));
     written(&all, 0..10, "ann").await;
     written(&all, 10..20, "bob").await;

@@ -1,32 +1,29 @@
 //! The user edits while a request is on its way, and answers come late or never (I2, I5, I10).
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use axum::{
-    Router,
     extract::Request,
     middleware::{Next, from_fn},
 };
 use datasync_core::{
     client::{DatasyncClient, OfflineTable},
+    config::ConflictPolicy,
     memory::MemoryStore,
     store::Store,
-    transport::Transport,
 };
 use datasync_http::{Exchange, ExchangeError, HttpRequest, HttpResponse, HttpStream, HttpTransport, Method};
 use datasync_redb::RedbStore;
-use datasync_server::{DatasyncServer, MemoryRepository};
-use datasync_tests::{Fault, Note, RouterExchange, Wire, local_rows, note_of, service, service_rows};
+use datasync_server::MemoryRepository;
+use datasync_tests::{
+    Fault, Note, RouterExchange, Way, Wire, client, local_rows, note_of, notes, service, service_rows,
+};
 use futures::channel::oneshot;
 
 datasync_tests::on_both_stores! {
     i02_a_thousand_writes_return_while_the_service_holds_an_answer
-    i02_a_thousand_writes_return_while_a_service_on_a_socket_holds_an_answer
 }
 
 /// What the user does while a change is on its way.
@@ -129,7 +126,7 @@ async fn i02_an_edit_while_a_push_is_on_its_way_is_never_lost() {
 
 /// A service that holds its answer to the first change. Returns what is told when that has been done, and what lets the
 /// answer go.
-fn holding(service: Router) -> (Router, oneshot::Receiver<()>, oneshot::Sender<()>) {
+fn holding(service: Way) -> (Way, oneshot::Receiver<()>, oneshot::Sender<()>) {
     let ((done, is_done), (open, gate)) = (oneshot::channel(), oneshot::channel::<()>());
     let once = Arc::new(Mutex::new(Some((done, gate))));
     let layer = from_fn(move |request: Request, next: Next| {
@@ -144,19 +141,15 @@ fn holding(service: Router) -> (Router, oneshot::Receiver<()>, oneshot::Sender<(
             answer
         }
     });
-    (service.layer(layer), is_done, open)
+    (service.behind(|router| router.layer(layer)), is_done, open)
 }
 
 /// The user writes a thousand rows while the answer to another one is held by a gate that opens only afterwards.
-async fn writes_while_an_answer_is_held(
-    store: impl Store,
-    rows: &MemoryRepository,
-    transport: impl Transport,
-    is_done: oneshot::Receiver<()>,
-    open: oneshot::Sender<()>,
-) {
-    let client = DatasyncClient::builder().store(store).transport(transport).table::<Note>().build().await.unwrap();
-    let table = client.offline_table::<Note>();
+async fn i02_a_thousand_writes_return_while_the_service_holds_an_answer(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let (service, is_done, open) = holding(service(&rows, 100, wire));
+    let client = client(store, &RouterExchange::new(service), ConflictPolicy::Park).await;
+    let table = notes(&client);
     table.insert(note_of("first", "x")).await.unwrap();
     let pushing = table.clone();
     let push = tokio::spawn(async move { pushing.push_items().await });
@@ -174,27 +167,5 @@ async fn writes_while_an_answer_is_held(
     assert_eq!(push.await.unwrap().unwrap().pushed, 1, "what was queued later was not waited for");
     let report = table.push_items().await.unwrap();
     assert_eq!(report.pushed, 1_000, "{report:?}");
-    assert_eq!(service_rows(rows), local_rows(&table).await);
-}
-
-async fn i02_a_thousand_writes_return_while_the_service_holds_an_answer(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let (router, is_done, open) = holding(service(&rows, 100, wire));
-    let exchange = RouterExchange::new(router);
-    let transport = HttpTransport::builder("http://service").retries(0).exchange(exchange).build().unwrap();
-    writes_while_an_answer_is_held(store, &rows, transport, is_done, open).await;
-}
-
-async fn i02_a_thousand_writes_return_while_a_service_on_a_socket_holds_an_answer(store: impl Store, wire: Wire) {
-    // One socket is enough: this service has its own.
-    if matches!(wire, Wire::OriginalOnSocket | Wire::ExtendedOnSocket) {
-        return;
-    }
-    let rows = MemoryRepository::new();
-    let (router, is_done, open) = holding(service(&rows, 100, wire));
-    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), router).await.unwrap();
-    let address = format!("http://{}", server.address());
-    let transport = HttpTransport::builder(&address).retries(0).build().unwrap();
-    writes_while_an_answer_is_held(store, &rows, transport, is_done, open).await;
-    server.stop(Duration::from_secs(2)).await;
+    assert_eq!(service_rows(&rows), local_rows(&table).await);
 }

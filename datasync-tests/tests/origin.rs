@@ -48,7 +48,7 @@ async fn i25_links_and_redirects_to_elsewhere_are_not_followed(store: impl Store
     notes(&seeder).insert_all((0..45).map(|number| note_of(&format!("{number:02}"), "theirs"))).await.unwrap();
     notes(&seeder).push_items().await.unwrap();
 
-    let exchange = RouterExchange::new(misleading(service.clone()));
+    let exchange = RouterExchange::new(service.clone().behind(misleading));
     exchange.before(|request| assert_eq!(request.url.origin().ascii_serialization(), "http://service"));
     let device = client(store, &exchange, ConflictPolicy::Park).await;
     let error = device.remote_table::<datasync_tests::Note>().query().to_vec().await.unwrap_err();

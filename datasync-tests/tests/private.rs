@@ -187,7 +187,8 @@ async fn i21_nothing_of_a_row_or_a_credential_is_told<S: Store + Clone>(store: S
     let recorder = DebuggingRecorder::new();
     let _here = metrics::set_default_local_recorder(&recorder);
     let refuse = Arc::<AtomicU16>::default();
-    let exchange = RouterExchange::new(repeating(service(&MemoryRepository::new(), 100, wire), &refuse));
+    let exchange =
+        RouterExchange::new(service(&MemoryRepository::new(), 100, wire).behind(|service| repeating(service, &refuse)));
     let mut said = Said::default();
     let (way, config) = (transport(&exchange), config());
     said.debug(&config);
@@ -333,7 +334,9 @@ async fn i21_the_error_of_a_damaged_file_shows_nothing_of_a_row() {
     let folder = datasync_tests::folder();
     let path = folder.path().join("store.redb");
     let refuse = Arc::<AtomicU16>::default();
-    let exchange = RouterExchange::new(repeating(service(&MemoryRepository::new(), 100, Wire::Extended), &refuse));
+    let exchange = RouterExchange::new(
+        service(&MemoryRepository::new(), 100, Wire::Extended).behind(|service| repeating(service, &refuse)),
+    );
     let open = async || {
         let builder = DatasyncClient::builder().store(RedbStore::open(&path)?).transport(transport(&exchange));
         let client = builder.config(config()).table::<Note>().build().await?;

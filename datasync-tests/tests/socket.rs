@@ -27,7 +27,8 @@ async fn client(folder: &std::path::Path, name: &str, address: &str) -> (Datasyn
 async fn two_devices_and_a_service_that_comes_and_goes(wire: Wire) {
     let folder = tempfile::tempdir().unwrap();
     let rows = MemoryRepository::new();
-    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25, wire)).await.unwrap();
+    let server =
+        DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25, wire).into_router()).await.unwrap();
     let at = server.address();
     let address = format!("http://{at}");
     let (one, here) = client(folder.path(), "one.redb", &address).await;
@@ -45,7 +46,7 @@ async fn two_devices_and_a_service_that_comes_and_goes(wire: Wire) {
     assert_eq!(here.count().await.unwrap_err().kind(), ErrorKind::Store);
 
     // The app is started again, and so is the service.
-    let server = DatasyncServer::start(at, service(&rows, 25, wire)).await.unwrap();
+    let server = DatasyncServer::start(at, service(&rows, 25, wire).into_router()).await.unwrap();
     let (one, here) = client(folder.path(), "one.redb", &address).await;
     assert_eq!(one.pending().await.unwrap().len(), 1);
     one.push_tables(Tables::all()).await.unwrap();
@@ -59,7 +60,8 @@ async fn two_devices_and_a_service_that_comes_and_goes(wire: Wire) {
 async fn a_remote_table_talks_to_the_service_alone(wire: Wire) {
     let folder = tempfile::tempdir().unwrap();
     let rows = MemoryRepository::new();
-    let server = DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25, wire)).await.unwrap();
+    let server =
+        DatasyncServer::start("127.0.0.1:0".parse().unwrap(), service(&rows, 25, wire).into_router()).await.unwrap();
     let (client, here) = client(folder.path(), "one.redb", &format!("http://{}", server.address())).await;
     let remote = client.remote_table::<Note>();
     for number in 0..30 {

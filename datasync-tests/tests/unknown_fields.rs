@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use axum::Router;
 use datasync_core::{
     client::{DatasyncClient, OfflineTable, Resolution, Tables},
     clock::Clock,
@@ -317,8 +316,8 @@ impl<S: Store + Clone> History<S> {
         let rows = MemoryRepository::with_clock(clock.clone());
         let table = TableOptions::of::<Note>().soft_delete(true).schemaless(true);
         let service = DatasyncService::builder().extensions(wire.extended()).clock(clock.clone());
-        let router: Router = service.table(table, rows.clone()).build().unwrap();
-        let exchange = RouterExchange::new(router);
+        let service = service.table(table, rows.clone()).build().unwrap();
+        let exchange = RouterExchange::new(wire.lead_to(service));
         let client = History::client(&store, &exchange, &clock, config).await;
         let (later, scroll, reached, log) = Default::default();
         let log: Vec<String> = log;

@@ -29,7 +29,7 @@ use random::Random;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use crate::RouterExchange;
+use crate::{RouterExchange, Wire};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -182,13 +182,14 @@ impl World {
             written?;
         }
         let rows = memory.rows();
-        let exchange = RouterExchange::new(router(memory.clone())?);
+        let exchange = RouterExchange::new(Wire::Extended.lead_to(router(memory.clone())?));
         let server = DatasyncServer::start("127.0.0.1:0".parse()?, router(memory)?).await?;
         let (one, plain) = local::<Plain>(MemoryStore::new(), &rows).await?;
         let (two, indexed) = local::<Indexed>(MemoryStore::new(), &rows).await?;
         let (three, redb) = local::<Indexed>(RedbStore::open(folder.path().join("device.redb"))?, &rows).await?;
         let (four, service) = remote(in_process(exchange.clone())?).await?;
-        let (five, service_in_redb) = remote(in_process(RouterExchange::new(router(file)?))?).await?;
+        let (five, service_in_redb) =
+            remote(in_process(RouterExchange::new(Wire::Extended.lead_to(router(file)?)))?).await?;
         let (six, over_a_socket) = remote(HttpTransport::new(&format!("http://{}", server.address()))?).await?;
         Ok(World {
             memory: plain,

@@ -16,7 +16,7 @@ use datasync_core::{
     store::Store,
 };
 use datasync_http::{HttpRequest, HttpTransport, Method};
-use datasync_tests::{Fault, MemoryStore, Wire, on_both_stores};
+use datasync_tests::{Fault, MemoryStore, Wire, on_both_stores, on_both_stores_extended};
 use jiff::SignedDuration;
 
 use self::world::{Card, Dated, Device, NO, Plain, World, card, of, plain, two};
@@ -31,6 +31,9 @@ on_both_stores! {
     i16_resolutions_keep_fields_that_this_build_does_not_know
     a_resolver_sees_both_sides_and_may_end_a_conflict_in_any_way
     i28_a_second_edit_never_overwrites_what_nobody_here_has_seen
+}
+
+on_both_stores_extended! {
     a_merge_that_cannot_be_read_is_parked
 }
 
@@ -417,9 +420,6 @@ async fn i28_a_second_edit_never_overwrites_what_nobody_here_has_seen(store: imp
 }
 
 async fn a_merge_that_cannot_be_read_is_parked(store: impl Store, wire: Wire) {
-    if !wire.extended() {
-        return;
-    }
     let world = World::new(wire);
     let (here, there) = two(&world, store, "[tables.card]\nconflict = 'merge'\nfallback = 'server-wins'").await;
     // 5 less 4 less 3 is no `u32`.

@@ -2,21 +2,21 @@
 
 use datasync_core::{events::SyncEvent, store::Store};
 use datasync_http::{HttpRequest, Method};
-use datasync_tests::{Fault, MemoryStore, Wire, on_both_stores};
+use datasync_tests::{Fault, MemoryStore, Wire, on_both_stores, on_both_stores_extended};
 use futures::StreamExt;
 
 use crate::world::{Card, NO, World, card, of, two};
 
-on_both_stores! {
+on_both_stores_extended! {
     i10_a_sum_counts_each_change_once
+}
+
+on_both_stores! {
     i10_a_lost_request_and_an_equal_change_are_two_changes
     sums_need_a_service_that_keeps_keys_and_say_so
 }
 
 async fn i10_a_sum_counts_each_change_once(store: impl Store, wire: Wire) {
-    if !wire.extended() {
-        return;
-    }
     let world = World::new(wire);
     let (here, there) = two(&world, store, "[tables.card]\nconflict = 'merge'").await;
     let faults = [Fault::AnswerLost, Fault::Lost, Fault::None, Fault::Status(503)];

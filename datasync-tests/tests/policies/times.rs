@@ -216,7 +216,7 @@ impl Transport for Timeless {
 
 async fn where_no_time_is_known_the_service_wins(store: impl Store, wire: Wire) {
     let world = World::new(wire);
-    let exchange = RouterExchange::new(world.router.clone());
+    let exchange = RouterExchange::new(world.way.clone());
     let transport = HttpTransport::builder("http://service").retries(0).exchange(exchange).build().unwrap();
     let mut config = SyncConfig::default();
     config.sync.conflict = ConflictPolicy::LastWriterWins;

@@ -1,6 +1,5 @@
 //! Entities with rules of merging, and devices that share a service of them.
 
-use axum::Router;
 use datasync_core::{
     client::{DatasyncClient, OfflineTable, TableOptions},
     config::SyncConfig,
@@ -10,7 +9,7 @@ use datasync_core::{
 use datasync_derive::SyncEntity;
 use datasync_http::HttpTransport;
 use datasync_server::{DatasyncService, MemoryRepository, TableOptions as ServiceTable};
-use datasync_tests::{MemoryStore, RouterExchange, StillClock, Wire};
+use datasync_tests::{MemoryStore, RouterExchange, StillClock, Way, Wire};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -89,7 +88,7 @@ pub(crate) struct World {
     pub(crate) cards: MemoryRepository,
     pub(crate) dated: MemoryRepository,
     pub(crate) plain: MemoryRepository,
-    pub(crate) router: Router,
+    pub(crate) way: Way,
     pub(crate) clock: StillClock,
 }
 
@@ -106,7 +105,7 @@ impl World {
             .table(ServiceTable::of::<Later>().soft_delete(true), plain.clone())
             .build()
             .unwrap();
-        World { cards, dated, plain, router: wire.lead_to(router), clock }
+        World { cards, dated, plain, way: wire.lead_to(router), clock }
     }
 
     /// A device whose clock is ahead.
@@ -122,7 +121,7 @@ impl World {
         options: TableOptions<Card>,
     ) -> Device {
         let clock = self.clock.ahead(ahead);
-        let exchange = RouterExchange::new(self.router.clone());
+        let exchange = RouterExchange::new(self.way.clone());
         let transport = HttpTransport::builder("http://service").retries(0).clock(clock.clone());
         let builder = DatasyncClient::builder()
             .store(store)

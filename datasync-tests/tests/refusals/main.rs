@@ -27,7 +27,6 @@ datasync_tests::on_both_stores! {
     i05_a_refusal_meets_what_was_edited_meanwhile
     i14_a_refusal_meets_what_a_pull_has_seen
     i14_what_was_not_sent_meets_what_a_pull_has_seen
-    i14_a_row_that_is_gone_for_good_is_seen_too
     i11_a_404_to_a_question_is_not_believed
     i11_every_page_of_the_rows_that_got_a_404_is_read
     i28_a_success_without_a_copy_loses_nothing
@@ -35,6 +34,10 @@ datasync_tests::on_both_stores! {
     i18_a_change_without_a_version_parks_unless_the_table_has_none
     i08_a_write_that_changes_nothing_leaves_a_refusal_alone
     i08_a_pull_leaves_parked_changes_parked
+}
+
+datasync_tests::on_both_stores_extended! {
+    i14_a_row_that_is_gone_for_good_is_seen_too
 }
 
 const POLICIES: [&str; 5] = ["park", "client-wins", "server-wins", "merge", "last-writer-wins"];
@@ -295,10 +298,6 @@ async fn i14_what_was_not_sent_meets_what_a_pull_has_seen(store: impl Store, wir
 }
 
 async fn i14_a_row_that_is_gone_for_good_is_seen_too(store: impl Store, wire: Wire) {
-    if !wire.extended() {
-        // Nobody is told of it.
-        return;
-    }
     let (clock, rows) = (MovedClock::default(), MemoryRepository::new());
     let service = DatasyncService::builder().table(TableOptions::of::<Note>(), rows.clone()).build().unwrap();
     let world = World::over(store, RouterExchange::new(wire.lead_to(service)), rows, clock, "").await;

@@ -167,7 +167,10 @@ async fn movies(wire: Wire, parallel: usize) -> Option<(DatasyncClient, MemorySt
     let builder = DatasyncService::builder().extensions(wire.extended());
     let builder = builder.table(TableOptions::of::<Note>(), MemoryRepository::new());
     let router = builder.table(TableOptions::of::<Movie>(), rows.clone()).build().unwrap();
-    let transport = HttpTransport::builder("http://service").exchange(RouterExchange::new(router)).build().unwrap();
+    let transport = HttpTransport::builder("http://service")
+        .exchange(RouterExchange::new(Wire::Extended.lead_to(router)))
+        .build()
+        .unwrap();
     let store = MemoryStore::new();
     let builder = DatasyncClient::builder().store(store.clone()).transport(transport);
     let mut config = SyncConfig::default();

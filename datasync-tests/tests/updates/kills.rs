@@ -47,7 +47,7 @@ async fn killed_at_every_commit<P: Place, Made: Future<Output = P>>(make: impl F
             rename(json)
         })
     };
-    let exchange = RouterExchange::new(axum::Router::new());
+    let exchange = RouterExchange::new(Wire::Extended.lead_to(axum::Router::new()));
     let undisturbed = make(0).await;
     let faulty = FaultStore::new(undisturbed.open(), SystemClock);
     let client = later_with(faulty.clone(), &exchange, options()).await.unwrap();

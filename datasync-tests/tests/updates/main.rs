@@ -298,7 +298,7 @@ async fn i23_an_older_build_leaves_the_file_of_a_newer_one_byte_by_byte() {
 
 #[tokio::test]
 async fn migrations_are_numbered_without_gaps() {
-    let exchange = RouterExchange::new(axum::Router::new());
+    let exchange = RouterExchange::new(Wire::Extended.lead_to(axum::Router::new()));
     let refuse = async |from: &[u32]| {
         let options = from.iter().fold(TableOptions::new(), |options, from| options.migration(*from, rename));
         let error = later_with(MemoryStore::new(), &exchange, options).await.unwrap_err();
