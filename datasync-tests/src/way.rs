@@ -55,7 +55,6 @@ impl Way {
     }
 
     /// The service itself.
-    #[must_use]
     pub fn into_router(self) -> Router {
         self.router
     }

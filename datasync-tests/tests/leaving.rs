@@ -7,14 +7,14 @@ use std::{
 };
 
 use datasync_core::{
-    client::{DatasyncClient, OfflineTable, PullOptions},
+    client::{DatasyncClient, OfflineTable, PullOptions, PurgeOptions},
     config::ConflictPolicy,
     query::{Expr, Query},
     row::{LoserCause, RowKey},
     store::Store,
     transport::{ChangeNotice, Transport},
 };
-use datasync_http::HttpTransport;
+use datasync_http::{HttpTransport, Method};
 use datasync_server::{AccessControl, DatasyncServer, DatasyncService, MemoryRepository, TableOptions};
 use datasync_tests::{
     MemoryStore, MovedClock, Note, RouterExchange, Wire, client, client_over, local_rows, note_of, notes, service,
@@ -28,9 +28,16 @@ datasync_tests::on_both_stores_extended! {
     i27_a_restored_service_loses_no_row_of_the_device_silently
     i27_a_device_that_was_away_too_long_begins_again
     i28_a_restored_service_loses_nothing_that_a_queued_change_started_from
+    i27_i28_what_was_pushed_and_never_pulled_does_not_vanish_with_a_restored_service
+    i12_a_row_that_no_page_has_shown_leaves_with_its_tombstone_forgotten
+    i12_a_row_that_was_gone_before_the_first_pull_leaves_with_it
+    i12_rows_that_left_before_a_purge_leave_with_the_next_pull
+    i27_a_scope_that_begins_again_notices_a_restored_service_too
 }
 
 datasync_tests::on_both_stores! {
+    i12_verify_finds_a_row_that_no_page_has_shown
+    a_filter_that_was_changed_after_a_purge_is_noticed
     an_own_tombstone_goes_with_the_tombstone_period
 }
 
@@ -47,8 +54,7 @@ fn low() -> PullOptions<Note> {
 
 async fn i12_a_row_that_is_removed_for_good_leaves_by_itself(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
-    let builder = DatasyncService::builder().table(TableOptions::of::<Note>(), rows.clone());
-    let exchange = RouterExchange::new(wire.lead_to(builder.build().unwrap()));
+    let exchange = forgetful(&rows, wire);
     let (one, other) = (
         client(store, &exchange, ConflictPolicy::Park).await,
         client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await,
@@ -163,6 +169,109 @@ async fn i27_a_device_that_was_away_too_long_begins_again(store: impl Store, wir
     assert!(here.pull_items(here.query()).await.unwrap().received <= 1, "an ordinary pull again");
 }
 
+async fn i27_i28_what_was_pushed_and_never_pulled_does_not_vanish_with_a_restored_service(
+    store: impl Store,
+    wire: Wire,
+) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 7, wire));
+    let one = client(store, &exchange, ConflictPolicy::Park).await;
+    let never = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
+    let here = notes(&one);
+    written(&here, 0..5, "before").await;
+    here.pull_items(here.query()).await.unwrap();
+    let backup = rows.snapshot();
+    written(&here, 5..8, "lost").await;
+    written(&notes(&never), 8..10, "lost").await;
+    rows.restore(&backup);
+    // The second device has never pulled, and nobody can tell it that the service was restored.
+    for (device, expected) in [(&one, vec!["005", "006", "007"]), (&never, vec!["008", "009"])] {
+        let table = notes(device);
+        table.pull_items(table.query()).await.unwrap();
+        assert_eq!(local_rows(&table).await, service_rows(&rows));
+        let losers = device.settled_losers().await.unwrap();
+        let lost: Vec<&str> = losers.iter().map(|loser| &*loser.key.id).collect();
+        assert_eq!(lost, expected);
+        assert!(losers.iter().all(|loser| loser.cause == LoserCause::Vanished));
+    }
+}
+
+async fn i12_a_row_that_no_page_has_shown_leaves_with_its_tombstone_forgotten(store: impl Store, wire: Wire) {
+    let clock = MovedClock::default();
+    let rows = MemoryRepository::with_clock(clock.clone());
+    let exchange = RouterExchange::new(service_at(&rows, 7, wire, clock.clone()));
+    let other = client_over(MemoryStore::new(), exchange.clone()).clock(clock.clone()).build().await.unwrap();
+    let one = client_over(store, exchange.clone()).clock(clock.clone()).build().await.unwrap();
+    let (here, there) = (notes(&one), notes(&other));
+    written(&here, 0..3, "pulled").await;
+    here.pull_items(here.query()).await.unwrap();
+    written(&here, 3..5, "only pushed").await;
+    there.pull_items(there.query()).await.unwrap();
+    there.delete("003").await.unwrap();
+    there.push_items().await.unwrap();
+    clock.advance(Duration::from_secs(91 * 86_400));
+    written(&there, 30..35, "later").await;
+    assert!(!rows.rows().iter().any(|row| row.record.deleted), "the tombstone is forgotten");
+    here.pull_items(here.query()).await.unwrap();
+    assert_eq!(local_rows(&here).await, service_rows(&rows));
+    assert!(one.settled_losers().await.unwrap().is_empty(), "it was deleted, and not lost");
+}
+
+/// A service that keeps no tombstones.
+fn forgetful(rows: &MemoryRepository, wire: Wire) -> RouterExchange {
+    let builder = DatasyncService::builder().extensions(wire.extended());
+    RouterExchange::new(wire.lead_to(builder.table(TableOptions::of::<Note>(), rows.clone()).build().unwrap()))
+}
+
+async fn i12_a_row_that_was_gone_before_the_first_pull_leaves_with_it(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = forgetful(&rows, wire);
+    let (one, other) = (
+        client(store, &exchange, ConflictPolicy::Park).await,
+        client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await,
+    );
+    let (here, there) = (notes(&one), notes(&other));
+    let lists = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&lists);
+    exchange.before(move |request| {
+        let by_id = request.method == Method::Get && !request.url.path().ends_with("/note");
+        *counted.lock().unwrap() +=
+            i32::from(by_id || request.url.query().is_some_and(|query| query.contains("$select")));
+    });
+    written(&here, 0..15, "made here").await;
+    there.pull_items(there.query()).await.unwrap();
+    there.delete("002").await.unwrap();
+    there.delete("012").await.unwrap();
+    there.push_items().await.unwrap();
+    *lists.lock().unwrap() = 0;
+    // The first pull of a query concerns the rows of the query.
+    here.pull_items(low()).await.unwrap();
+    assert!(here.get("002").await.unwrap().is_none() && here.get("012").await.unwrap().is_some());
+    assert_eq!(*lists.lock().unwrap(), 1, "only what no page has shown is asked for");
+    here.pull_items(here.query()).await.unwrap();
+    assert_eq!(local_rows(&here).await, service_rows(&rows));
+    assert_eq!(*lists.lock().unwrap(), 2);
+    here.pull_items(PullOptions::default().query_id("again")).await.unwrap();
+    assert_eq!(*lists.lock().unwrap(), 2, "and nothing if there is no such row");
+}
+
+async fn i12_verify_finds_a_row_that_no_page_has_shown(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = forgetful(&rows, wire);
+    let one = client(store, &exchange, ConflictPolicy::Park).await;
+    let here = notes(&one);
+    written(&here, 0..3, "pulled").await;
+    here.pull_items(here.query()).await.unwrap();
+    written(&here, 3..6, "only pushed").await;
+    written(&here, 20..22, "only pushed").await;
+    for id in ["001", "004", "020"] {
+        rows.lose(id);
+    }
+    assert_eq!(here.verify_items(low()).await.unwrap().removed, 1, "the others are not of this scope");
+    assert_eq!(here.verify_items(here.query()).await.unwrap().removed, 2);
+    assert_eq!(local_rows(&here).await, service_rows(&rows));
+}
+
 /// Who asks sees the rows whose title is his name.
 #[derive(Debug)]
 struct Titles(Arc<Mutex<String>>);
@@ -269,4 +378,52 @@ async fn an_own_tombstone_goes_with_the_tombstone_period(store: impl Store + Clo
     here.pull_items(here.query()).await.unwrap();
     assert_eq!(tombstones().await, [false; 3]);
     assert_eq!(client.pending().await.unwrap().len(), 0);
+}
+
+async fn i12_rows_that_left_before_a_purge_leave_with_the_next_pull(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 7, wire));
+    let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
+    let one = client(store, &exchange, ConflictPolicy::Park).await;
+    let (here, there) = (notes(&one), notes(&other));
+    written(&there, 0..10, "theirs").await;
+    here.pull_items(low()).await.unwrap();
+    there.replace(Note { rank: 50, ..note_of("004", "moved") }).await.unwrap();
+    there.push_items().await.unwrap();
+    rows.lose("005");
+    here.purge_items(PurgeOptions::default().query(here.query().filter(|note| note.id.eq("007")))).await.unwrap();
+    assert_eq!(here.pull_items(low()).await.unwrap().removed, 2);
+    let expected: Vec<_> = service_rows(&rows).into_iter().filter(|(.., rank)| *rank < 10).collect();
+    assert_eq!(local_rows(&here).await, expected);
+}
+
+async fn a_filter_that_was_changed_after_a_purge_is_noticed(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 7, wire));
+    let one = client(store, &exchange, ConflictPolicy::Park).await;
+    let here = notes(&one);
+    written(&here, 0..10, "mine").await;
+    here.pull_items(low().query_id("some")).await.unwrap();
+    here.purge_items(PurgeOptions::default().query(here.query().filter(|note| note.id.eq("002")))).await.unwrap();
+    let lower = PullOptions::default().query(Query::<Note>::new().filter(|note| note.rank.lt(5))).query_id("some");
+    here.pull_items(lower).await.unwrap();
+    let expected: Vec<_> = service_rows(&rows).into_iter().filter(|(.., rank)| *rank < 5).collect();
+    assert_eq!(local_rows(&here).await, expected);
+}
+
+async fn i27_a_scope_that_begins_again_notices_a_restored_service_too(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 7, wire));
+    let one = client(store, &exchange, ConflictPolicy::Park).await;
+    let here = notes(&one);
+    written(&here, 0..5, "before").await;
+    let backup = rows.snapshot();
+    written(&here, 5..8, "lost").await;
+    here.pull_items(low().query_id("some")).await.unwrap();
+    rows.restore(&backup);
+    let other = PullOptions::default().query(Query::<Note>::new().filter(|note| note.rank.lt(9))).query_id("some");
+    assert_eq!(here.pull_items(other).await.unwrap().removed, 3);
+    let losers = one.settled_losers().await.unwrap();
+    assert_eq!(losers.iter().map(|loser| &*loser.key.id).collect::<Vec<_>>(), ["005", "006", "007"]);
+    assert_eq!(local_rows(&here).await, service_rows(&rows));
 }

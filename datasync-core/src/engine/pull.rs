@@ -33,7 +33,7 @@ use crate::{
     report::PullReport,
     row::{RowKey, ServiceCopy},
     store::{DeltaToken, OperationsRequest, ScopeKey},
-    transport::{Page, PageRequest, Purpose, TransportError},
+    transport::{Page, PageRequest, Purpose, Restart, TransportError},
 };
 
 /// What a pull is asked for.
@@ -225,11 +225,22 @@ impl Run {
                 }
             },
             (_, state) => {
-                self.state = ScopeState::begin(&self.query, state.and_then(|state| state.check), now);
+                // What a purge has left of a scope: nobody tells what had gone before.
+                let forgotten = stored.is_none().then_some(state.is_some());
+                let check = state.and_then(|state| state.check);
+                self.state = ScopeState::begin(&self.query, check, now);
+                match (forgotten, check) {
+                    (Some(true), None) => self.state.must_check(Check::Expired),
+                    (Some(false), _) if self.has_unseen().await? => self.state.must_check(Check::Unseen),
+                    _ => {}
+                }
                 return Ok(stored);
             }
         };
         self.state.must_check(why);
+        if self.was_restored(&stored).await? {
+            self.state.must_check(Check::Restored);
+        }
         let (scope, note, table) = (self.scope.clone(), self.state.to_note(), Arc::clone(&self.table.name));
         let plan = move |tx: &mut Tx<'_>| {
             if tx.token(&scope)? != stored || tx.generation() != generation {
@@ -243,10 +254,23 @@ impl Run {
         Ok(None)
     }
 
+    async fn has_unseen(&self) -> Result<bool, Error> {
+        verify::has_unseen(&self.engine, &self.table, &self.scope, &self.query).await
+    }
+
+    /// Whether the service was restored since the token was made: with the token goes what tells so.
+    async fn was_restored(&self, token: &Option<DeltaToken>) -> Result<bool, Error> {
+        let (page, _) = self.fetch(1, token.clone()).await?;
+        Ok(page.restart == Some(Restart::Restored))
+    }
+
     /// Compares the rows of a scope that was begun again with the service: what was not seen has left it.
     async fn check(&mut self, check: Check, generation: u64) -> Result<(), Error> {
-        let restored = check == Check::Restored;
-        let drift = verify::verify(&self.engine, &self.table, &self.scope, &self.query, restored).await?;
+        let (engine, table, scope, query) = (&self.engine, &self.table, &self.scope, &self.query);
+        let drift = match check {
+            Check::Unseen => verify::repair_unseen(engine, table, scope, query).await?,
+            check => verify::verify(engine, table, scope, query, check.may_have_lost()).await?,
+        };
         self.report.removed += drift.removed;
         self.report.updated += drift.updated;
         self.report.inserted += drift.added;
@@ -412,7 +436,7 @@ impl PagePlan {
             return Ok(Planned::Stale(stale));
         }
         let mut effects = Vec::with_capacity(self.copies.len());
-        let restored = self.state.check == Some(Check::Restored);
+        let restored = self.state.check.is_some_and(Check::may_have_lost);
         for id in &self.left {
             // Also if an answer has crossed: where that is newer, a later page tells of it again, and where it is older,
             // no page ever would.

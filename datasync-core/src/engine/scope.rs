@@ -5,6 +5,7 @@
 //! | its query has changed under the same query id | it begins again, and the rows that are not in the new query leave it |
 //! | the service was restored, or no longer knows what is gone | it begins again, and rows that were not seen are checked |
 //! | it was begun longer than `full_resync_after` ago | the same |
+//! | its first pull, and rows of its query were pushed before | those that no page shows are asked for |
 //!
 //! "Begins again" is one commit with the reason. The reason stays until the rows were checked, so that a pull that is cut
 //! in between is finished by a later one.
@@ -63,6 +64,15 @@ pub(crate) enum Check {
     Age,
     /// The service was restored from a backup: it may have lost rows (I27).
     Restored,
+    /// The scope is new, and the device had pushed rows of its query: those that no page shows may have been removed before.
+    Unseen,
+}
+
+impl Check {
+    /// Whether the service may have lost rows, for all that is known.
+    pub(crate) fn may_have_lost(self) -> bool {
+        matches!(self, Check::Restored | Check::Unseen)
+    }
 }
 
 impl From<Restart> for Check {

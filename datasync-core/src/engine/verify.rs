@@ -4,6 +4,12 @@
 //! be older than what was answered, pushed or pulled since. So rows with queued operations, and rows that have changed since
 //! the list was asked for, are left out, and every other is fetched by id before anything of it is changed.
 //!
+//! | a local row that the list does not have | is |
+//! | --- | --- |
+//! | the scope holds it | a suspicion |
+//! | no scope holds it, it matches the query and was pushed | one too: it was made here, and what became of it before a page has shown it was told to nobody |
+//! | other scopes hold it, or it was never pushed | no business of this one |
+//!
 //! | the process dies … | what is left |
 //! | --- | --- |
 //! | anywhere | the rows repaired so far; the next verify finds the rest. No token has moved |
@@ -27,9 +33,9 @@ use crate::{
     },
     error::{Error, ErrorKind},
     events::SyncEvent,
-    query::{BinaryOp, Evaluator, Expr, Literal, OrderBy, QueryDescription},
+    query::{BinaryOp, Evaluator, Expr, Literal, OrderBy, QueryDescription, QueryError},
     report::VerifyReport,
-    row::{RowKey, ServiceCopy},
+    row::{Row, RowKey, ServiceCopy},
     schema::{ID, VERSION},
     store::{Direction, ScanRequest, ScopeKey},
     transport::{PageRequest, Purpose},
@@ -59,13 +65,54 @@ pub(crate) async fn verify(
     query: &QueryDescription,
     restored: bool,
 ) -> Result<VerifyReport, Error> {
-    let evaluator = Evaluator::new(query, &table.schema)
-        .map_err(|error| Error::caused(ErrorKind::InvalidQuery, error.to_string(), error))?;
-    let run = Run { engine, table, scope, query, evaluator: Arc::new(evaluator), restored };
+    let run = Run::new(engine, table, scope, query, restored)?;
     engine.events.emit(|| SyncEvent::VerifyStarted { table: Arc::clone(&table.name) });
     let report = traced!(run.all(), "verify", table = table.name).await?;
     engine.events.emit(|| SyncEvent::VerifyEnded { table: Arc::clone(&table.name), report });
     Ok(report)
+}
+
+/// Whether the device has rows of the query that were pushed and that no page has shown yet.
+pub(crate) async fn has_unseen(
+    engine: &Arc<Engine>,
+    table: &Arc<Table>,
+    scope: &ScopeKey,
+    query: &QueryDescription,
+) -> Result<bool, Error> {
+    let run = Run::new(engine, table, scope, query, false)?;
+    let mut scan = Some(run.scan(None, None));
+    while let Some(rows) = run.next_rows(&mut scan).await? {
+        for (key, row) in &rows {
+            if run.is_unseen(key, row)? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Asks for each of these rows by id, and repairs those that differ. The body of one that the service does not have is kept: a
+/// scope that has no token yet cannot tell a row that was removed from one that a restored service has lost.
+pub(crate) async fn repair_unseen(
+    engine: &Arc<Engine>,
+    table: &Arc<Table>,
+    scope: &ScopeKey,
+    query: &QueryDescription,
+) -> Result<VerifyReport, Error> {
+    let run = Run::new(engine, table, scope, query, true)?;
+    let mut report = VerifyReport::default();
+    let mut scan = Some(run.scan(None, None));
+    loop {
+        let request = Arc::new(engine.crossing.request());
+        let Some(rows) = run.next_rows(&mut scan).await? else { return Ok(report) };
+        let mut suspects = BTreeSet::new();
+        for (key, row) in rows {
+            if run.is_unseen(&key, &row)? {
+                suspects.insert(key.id);
+            }
+        }
+        run.repair(suspects, &request, &mut report).await?;
+    }
 }
 
 struct Run<'r> {
@@ -77,7 +124,18 @@ struct Run<'r> {
     restored: bool,
 }
 
-impl Run<'_> {
+impl<'r> Run<'r> {
+    fn new(
+        engine: &'r Arc<Engine>,
+        table: &'r Arc<Table>,
+        scope: &'r ScopeKey,
+        query: &'r QueryDescription,
+        restored: bool,
+    ) -> Result<Run<'r>, Error> {
+        let evaluator = Arc::new(Evaluator::new(query, &table.schema).map_err(invalid)?);
+        Ok(Run { engine, table, scope, query, evaluator, restored })
+    }
+
     async fn all(&self) -> Result<VerifyReport, Error> {
         let mut report = VerifyReport::default();
         let mut after: Option<Arc<str>> = None;
@@ -89,10 +147,12 @@ impl Run<'_> {
             total = total.or(count);
             report.compared += versions.len() as u64;
             let upto = if more { versions.last_key_value().map(|(id, _)| Arc::clone(id)) } else { None };
-            let mut suspects = BTreeSet::new();
-            self.compare(after.as_ref(), upto.as_ref(), &mut versions, &mut suspects).await?;
-            suspects.extend(versions.into_keys());
-            self.repair(suspects, &request, &mut report).await?;
+            let mut scan = Some(self.scan(after.as_ref(), upto.as_ref()));
+            while let Some(rows) = self.next_rows(&mut scan).await? {
+                let suspects = self.compare(rows, &mut versions)?;
+                self.repair(suspects, &request, &mut report).await?;
+            }
+            self.repair(versions.into_keys().collect(), &request, &mut report).await?;
             let (table, done) = (&self.table.name, report.compared);
             self.engine.events.emit(|| SyncEvent::VerifyProgress { table: Arc::clone(table), done, total });
             match upto {
@@ -138,18 +198,12 @@ impl Run<'_> {
         }
     }
 
-    /// Takes the rows that agree out of `listed`, and adds the local ones that do not to `suspects`.
-    async fn compare(
-        &self,
-        after: Option<&Arc<str>>,
-        upto: Option<&Arc<str>>,
-        listed: &mut Versions,
-        suspects: &mut BTreeSet<Arc<str>>,
-    ) -> Result<(), Error> {
+    /// A scan of the rows here between two ids.
+    fn scan(&self, after: Option<&Arc<str>>, upto: Option<&Arc<str>>) -> ScanRequest {
         let bytes = |id: &Arc<str>| id.as_bytes().to_vec();
         let low = after.map_or(Bound::Unbounded, |id| Bound::Excluded(bytes(id)));
         let high = upto.map_or(Bound::Unbounded, |id| Bound::Included(bytes(id)));
-        let mut request = ScanRequest {
+        ScanRequest {
             account: Arc::clone(&self.scope.account),
             table: Arc::clone(&self.table.name),
             index: None,
@@ -158,27 +212,46 @@ impl Run<'_> {
             after: None,
             filter: None,
             limit: CHUNK,
-        };
-        loop {
-            let page = self.engine.store.scan(&request).await?;
-            let keys: Vec<RowKey> = page.records.into_iter().map(|(id, _)| self.key(&id)).collect();
-            let rows = self.engine.store.get(&keys).await?;
-            for (key, row) in keys.into_iter().zip(rows) {
-                let Some(row) = row else { continue };
-                let held = row.scopes.contains(&self.scope.scope);
-                let version = row.record.as_ref().and_then(|record| record.version.as_ref());
-                match listed.remove(&key.id) {
-                    _ if !row.operations.is_empty() => {}
-                    Some(listed) if held && listed.is_some() && listed.as_ref() == version => {}
-                    Some(_) => _ = suspects.insert(key.id),
-                    None if held => _ = suspects.insert(key.id),
-                    None => {}
-                }
+        }
+    }
+
+    /// The next rows of a scan; `None` behind its end.
+    async fn next_rows(&self, scan: &mut Option<ScanRequest>) -> Result<Option<Vec<(RowKey, Row)>>, Error> {
+        let Some(request) = scan else { return Ok(None) };
+        let page = self.engine.store.scan(request).await?;
+        match page.next {
+            Some(next) => request.after = Some(next),
+            None => *scan = None,
+        }
+        let keys: Vec<RowKey> = page.records.into_iter().map(|(id, _)| self.key(&id)).collect();
+        let rows = self.engine.store.get(&keys).await?;
+        Ok(Some(keys.into_iter().zip(rows).filter_map(|(key, row)| Some((key, row?))).collect()))
+    }
+
+    /// Takes what is here out of `listed`, and returns what does not agree.
+    fn compare(&self, rows: Vec<(RowKey, Row)>, listed: &mut Versions) -> Result<BTreeSet<Arc<str>>, Error> {
+        let mut suspects = BTreeSet::new();
+        for (key, row) in rows {
+            let held = row.scopes.contains(&self.scope.scope);
+            let version = row.record.as_ref().and_then(|record| record.version.as_ref());
+            let differs = match listed.remove(&key.id) {
+                _ if !row.operations.is_empty() => false,
+                Some(listed) => !held || listed.is_none() || listed.as_ref() != version,
+                None => held || self.is_unseen(&key, &row)?,
+            };
+            if differs {
+                suspects.insert(key.id);
             }
-            match page.next {
-                Some(next) => request.after = Some(next),
-                None => return Ok(()),
-            }
+        }
+        Ok(suspects)
+    }
+
+    /// Whether a row of the query was made here and pushed, and no page has shown it yet.
+    fn is_unseen(&self, key: &RowKey, row: &Row) -> Result<bool, Error> {
+        let pushed = row.record.as_ref().filter(|record| record.version.is_some());
+        match pushed.filter(|_| row.scopes.is_empty() && row.operations.is_empty()) {
+            Some(record) => Ok(self.evaluator.evaluate(&key.id, record).map_err(invalid)?.is_some()),
+            None => Ok(false),
         }
     }
 
@@ -228,6 +301,10 @@ impl Run<'_> {
     }
 }
 
+fn invalid(error: QueryError) -> Error {
+    Error::caused(ErrorKind::InvalidQuery, error.to_string(), error)
+}
+
 fn repair_one(
     tx: &mut Tx<'_>,
     table: &Table,
@@ -238,10 +315,7 @@ fn repair_one(
     restored: bool,
 ) -> Result<Effect, Error> {
     let matches = match copy.live() {
-        Some(record) => evaluator
-            .evaluate(&key.id, record)
-            .map_err(|error| Error::caused(ErrorKind::InvalidQuery, error.to_string(), error))?
-            .is_some(),
+        Some(record) => evaluator.evaluate(&key.id, record).map_err(invalid)?.is_some(),
         None => true,
     };
     if matches {
