@@ -310,6 +310,13 @@ impl Error {
         self.0.tried.as_deref()
     }
 
+    /// Whether a failure of the store may pass: the disk is full, or does not answer now.
+    pub(crate) fn passes(&self) -> bool {
+        use StoreErrorKind::{Full, Io, OutcomeUnknown, Superseded};
+        let source = self.0.source.as_ref().and_then(|source| source.downcast_ref::<StoreError>());
+        source.is_some_and(|error| matches!(error.kind(), Full | Io | OutcomeUnknown | Superseded))
+    }
+
     /// Whether the service has refused the sign-in itself.
     pub(crate) fn is_refused_sign_in(&self) -> bool {
         let source = self.0.source.as_ref().and_then(|source| source.downcast_ref::<TransportError>());

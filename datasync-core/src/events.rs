@@ -7,7 +7,7 @@
 //! | comparison with the service | [`VerifyStarted`](SyncEvent::VerifyStarted) | [`VerifyProgress`](SyncEvent::VerifyProgress) | [`VerifyEnded`](SyncEvent::VerifyEnded) |
 //! | purge, reset, sign-out | [`RemovalStarted`](SyncEvent::RemovalStarted) | nothing: one commit | [`RemovalEnded`](SyncEvent::RemovalEnded) |
 //!
-//! What ends with an error has no end here: whoever called it has the error. The migrations and indexes of a store that opens
+//! What ends with an error ends with [`Failed`](SyncEvent::Failed). The migrations and indexes of a store that opens
 //! come before there is a client: they are told to
 //! [`ClientBuilder::on_progress`](crate::client::ClientBuilder::on_progress).
 
@@ -21,6 +21,7 @@ use std::{
 use futures::{Stream, channel::mpsc};
 
 use crate::{
+    error::{Error, ErrorKind, SyncPhase},
     report::{PullReport, PurgeReport, PushReport, VerifyReport},
     row::OperationKind,
 };
@@ -78,6 +79,20 @@ pub enum SyncEvent {
     },
     /// A push has ended without an error.
     PushEnded(PushReport),
+    /// A push or a pull has ended with an error. Whoever called it has the error too; of
+    /// [`run`](crate::client::DatasyncClient::run) this is all that is told.
+    Failed {
+        /// What was under way.
+        phase: SyncPhase,
+        /// The table; `None` for a push of several.
+        table: Option<Arc<str>>,
+        /// The class of the error, which says what to do.
+        kind: ErrorKind,
+        /// The status of the service's answer, if there was one.
+        status: Option<u16>,
+        /// The error in words.
+        message: String,
+    },
     /// A pull of a table began.
     PullStarted {
         /// The table.
@@ -187,6 +202,16 @@ impl Events {
         let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         readers.retain(|reader| !reader.is_closed());
         readers
+    }
+
+    pub(crate) fn failed(&self, phase: SyncPhase, table: Option<&Arc<str>>, error: &Error) {
+        self.emit(|| SyncEvent::Failed {
+            phase,
+            table: table.cloned(),
+            kind: error.kind(),
+            status: error.status(),
+            message: error.to_string(),
+        });
     }
 
     pub(crate) fn emit(&self, event: impl FnOnce() -> SyncEvent) {

@@ -1,5 +1,7 @@
 //! What a push, a pull and a purge have done.
 
+use jiff::Timestamp;
+
 /// What a push has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -12,8 +14,10 @@ pub struct PushReport {
     pub conflicts: u64,
     /// Operations that the service refused, or failed at too often: they wait for somebody.
     pub parked: u64,
-    /// Operations that will be tried again later.
+    /// Operations that wait at the end of the push because an attempt failed, now or before: they are tried again later.
     pub waiting: u64,
+    /// When the first of those that wait may be tried again.
+    pub next_try: Option<Timestamp>,
     /// Operations that wait for another row, which waits itself or is parked.
     pub blocked: u64,
 }

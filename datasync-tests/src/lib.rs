@@ -6,9 +6,13 @@ pub mod queries;
 mod faults;
 mod way;
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    task::{Poll, Waker},
 };
 
 pub use datasync_core::memory::MemoryStore;
@@ -248,10 +252,12 @@ impl Clock for MovedClock {
     }
 }
 
-/// A clock that stands still until a test moves it, and whose randomness is the same in each run. Clones show one time.
+/// A clock that stands still until a test moves it, which ends the sleeps whose time has come, and whose randomness is the
+/// same in each run. Clones show one time.
 #[derive(Clone, Debug)]
 pub struct StillClock {
     millis: Arc<AtomicI64>,
+    sleepers: Arc<Mutex<Vec<Waker>>>,
     ahead: Arc<AtomicI64>,
     random: Arc<AtomicU64>,
 }
@@ -261,15 +267,15 @@ impl StillClock {
     #[must_use]
     pub fn new(seed: u64) -> StillClock {
         let millis = Arc::new(AtomicI64::new(1_718_000_000_000));
-        StillClock { millis, ahead: Arc::default(), random: Arc::new(AtomicU64::new(seed)) }
+        let (sleepers, ahead) = Default::default();
+        StillClock { millis, sleepers, ahead, random: Arc::new(AtomicU64::new(seed)) }
     }
 
     /// Another clock that goes with this one, but shows as much more.
     #[must_use]
     pub fn ahead(&self, by: SignedDuration) -> StillClock {
         let seed = self.random();
-        let clock = StillClock { millis: Arc::clone(&self.millis), ahead: Arc::default(), random: Arc::default() };
-        clock.random.store(seed, Ordering::SeqCst);
+        let clock = StillClock { ahead: Arc::default(), random: Arc::new(AtomicU64::new(seed)), ..self.clone() };
         clock.set_ahead(by);
         clock
     }
@@ -282,6 +288,7 @@ impl StillClock {
     /// Moves it, and all that go with it.
     pub fn advance(&self, by: SignedDuration) {
         self.millis.fetch_add(i64::try_from(by.as_millis()).expect("no test goes so far"), Ordering::SeqCst);
+        self.sleepers.lock().expect("no test panicked").drain(..).for_each(Waker::wake);
     }
 }
 
@@ -291,8 +298,15 @@ impl Clock for StillClock {
         Timestamp::from_millisecond(millis).expect("no test moves the clock out of range")
     }
 
-    fn sleep(&self, _: std::time::Duration) -> futures::future::BoxFuture<'static, ()> {
-        Box::pin(futures::future::pending())
+    fn sleep(&self, length: std::time::Duration) -> futures::future::BoxFuture<'static, ()> {
+        let (millis, sleepers) = (Arc::clone(&self.millis), Arc::clone(&self.sleepers));
+        let length = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
+        let end = millis.load(Ordering::SeqCst).saturating_add(length);
+        Box::pin(poll_fn(move |context| {
+            // Registered first: a test may move the clock from another thread.
+            sleepers.lock().expect("no test panicked").push(context.waker().clone());
+            if millis.load(Ordering::SeqCst) >= end { Poll::Ready(()) } else { Poll::Pending }
+        }))
     }
 
     fn random(&self) -> u64 {

@@ -191,6 +191,7 @@ async fn i26_a_switch_during_a_push_ends_it(store: impl Store, wire: Wire) {
     let mut push = Box::pin(client.push_tables(Tables::all()));
     while transport.faults().calls(TransportCall::Push) == 0 {
         assert!((&mut push).now_or_never().is_none());
+        tokio::task::yield_now().await;
     }
     client.sign_in("bob").await.unwrap();
     world.session.set(Some("bob"));
@@ -228,6 +229,7 @@ async fn i26_a_switch_during_a_pull_ends_it(store: impl Store, wire: Wire) {
     let mut pull = Box::pin(table.pull_items(table.query()));
     while transport.faults().calls(TransportCall::FetchPage) == 0 {
         assert!((&mut pull).now_or_never().is_none());
+        tokio::task::yield_now().await;
     }
     client.sign_in("bob").await.unwrap();
     world.session.set(Some("bob"));

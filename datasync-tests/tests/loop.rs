@@ -342,7 +342,8 @@ async fn an_insert_over_our_own_tombstone_is_an_undelete(store: impl Store, wire
     table.delete("a").await.unwrap();
     table.push_items().await.unwrap();
     table.insert(note_of("a", "again")).await.unwrap();
-    table.push_items().await.unwrap();
+    let report = table.push_items().await.unwrap();
+    assert_eq!((report.pushed, report.waiting), (1, 0), "what is sent again at once does not wait");
     assert!(client.pending().await.unwrap().is_empty());
     assert_eq!(service_rows(&rows), vec![("a".to_owned(), "again".to_owned(), 0)]);
     assert_eq!(local_rows(&table).await, service_rows(&rows));

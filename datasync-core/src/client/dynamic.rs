@@ -21,7 +21,7 @@ use crate::{
         change::{self, Change},
         committer::Tx,
         pull::{ImplicitPush, pull},
-        push,
+        push::{self, Tries},
         table::Table,
     },
     entity::check_id,
@@ -174,7 +174,7 @@ impl DynTable {
     /// As there.
     pub async fn push_items(&self) -> Result<PushReport, Error> {
         let tables = Some(vec![Arc::clone(&self.table.name)]);
-        push::push(&self.engine, self.engine.account(), tables, true).await
+        push::push(&self.engine, self.engine.account(), tables, Tries::Waiting).await
     }
 
     /// Pulls the rows of a query in OData text that have changed since its last pull, under a name if it is given one:

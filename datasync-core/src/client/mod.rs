@@ -52,7 +52,10 @@ pub use search::Rows;
 pub use transaction::Tx;
 
 use crate::{
-    engine::{Engine, push},
+    engine::{
+        Engine,
+        push::{self, Tries},
+    },
     entity::SyncEntity,
     error::{Error, ErrorKind},
     events::EventStream,
@@ -160,7 +163,7 @@ impl DatasyncClient {
         for table in tables.iter().flatten() {
             self.engine.tables.get(table)?;
         }
-        push::push(&self.engine, self.engine.account(), tables, true).await
+        push::push(&self.engine, self.engine.account(), tables, Tries::Waiting).await
     }
 
     /// What happens from now on.

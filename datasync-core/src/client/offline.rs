@@ -18,7 +18,7 @@ use crate::{
     engine::{
         Engine,
         change::{self, Change},
-        push,
+        push::{self, Tries},
         table::Table,
     },
     entity::{RowId, SyncEntity, check_id},
@@ -188,7 +188,8 @@ impl<E: SyncEntity> OfflineTable<E> {
     ///
     /// As there.
     pub async fn push_items(&self) -> Result<PushReport, Error> {
-        push::push(&self.engine, self.engine.account(), Some(vec![Arc::clone(&self.table.name)]), true).await
+        let tables = Some(vec![Arc::clone(&self.table.name)]);
+        push::push(&self.engine, self.engine.account(), tables, Tries::Waiting).await
     }
 
     /// Removes rows from this device only, with the delta tokens of the scopes that held them: a later pull gets them

@@ -12,7 +12,8 @@ use crate::{
     engine::{
         Engine,
         pull::{self, ImplicitPush, Wanted},
-        push, scope,
+        push::{self, Tries},
+        scope,
         table::Table,
         verify,
     },
@@ -173,7 +174,7 @@ impl DatasyncClient {
         let account = self.engine.account();
         // A sign-in that was refused is tried with the first page and not with operations.
         if self.engine.paused(&account).await?.is_none() {
-            push::push(&self.engine, account, names, false).await?;
+            push::push(&self.engine, account, names, Tries::Nothing).await?;
         }
         let pulls = chosen.into_iter().map(|table| pull_configured(&self.engine, table));
         let done: Vec<_> = stream::iter(pulls).buffered(self.engine.settings.parallel_pulls).collect().await;

@@ -16,7 +16,9 @@ use crate::{
         Engine, account,
         committer::{Reads, Tx},
         journal::{Happened, JournalStep},
-        links, push, scope,
+        links,
+        push::{self, Tries},
+        scope,
     },
     error::{Error, ErrorKind, SyncPhase},
     events::SyncEvent,
@@ -239,7 +241,7 @@ impl DatasyncClient {
     }
 
     async fn push_within(&self, account: &Arc<str>, deadline: Duration) -> Result<(), Error> {
-        let push = Box::pin(push::push(&self.engine, Arc::clone(account), None, true));
+        let push = Box::pin(push::push(&self.engine, Arc::clone(account), None, Tries::Waiting));
         match select(push, self.engine.clock.sleep(deadline)).await {
             Either::Left((pushed, _)) => pushed.map(drop),
             Either::Right(_) => {

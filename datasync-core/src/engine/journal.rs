@@ -52,6 +52,8 @@ pub enum JournalStep {
     Unsent,
     /// A page of a pull was stored.
     Pulled,
+    /// The service has failed a pull.
+    PullFailed,
     /// Rows that differed from the service were repaired.
     Repaired,
     /// Rows were removed from this device by a purge, a reset or a sign-out.
@@ -84,6 +86,7 @@ impl fmt::Display for JournalStep {
             JournalStep::Delayed => "delayed",
             JournalStep::Unsent => "not sent",
             JournalStep::Pulled => "pulled",
+            JournalStep::PullFailed => "pull failed",
             JournalStep::Repaired => "repaired",
             JournalStep::Removed => "removed from this device",
             JournalStep::Retried => "made ready again",

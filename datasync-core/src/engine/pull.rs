@@ -20,9 +20,9 @@ use crate::{
         conflict::{self, Settled},
         crossing::Request,
         joined::Requests,
-        journal,
+        journal::{self, Happened, JournalStep},
         page::{self, Effect},
-        push,
+        push::{self, Tries},
         scope::{self, Check, ScopeState},
         table::Table,
         tombstones, verify,
@@ -69,7 +69,7 @@ pub(crate) async fn pull(engine: &Arc<Engine>, table: &Arc<Table>, wanted: Wante
     {
         let tables = (wanted.push == ImplicitPush::Table).then(|| vec![Arc::clone(&table.name)]);
         // Whatever becomes of single operations, the pull goes on; an error here is the network's or the sign-in's.
-        push::push(engine, Arc::clone(&account), tables, false).await?;
+        push::push(engine, Arc::clone(&account), tables, Tries::Nothing).await?;
     }
     let query = scope::pulled(&wanted.query);
     let scope = scope::scope(account, table, &query, wanted.query_id.as_deref());
@@ -116,10 +116,29 @@ impl Run {
         let pulled = self.passes(&requests).await;
         #[cfg(feature = "metrics")]
         self.engine.pull_ends(&self.scope.account, &table, pulled.as_ref().is_ok_and(|report| !report.more)).await;
-        if let Ok(report) = pulled {
-            self.engine.events.emit(|| SyncEvent::PullEnded { table, report });
+        match &pulled {
+            Ok(report) => self.engine.events.emit(|| SyncEvent::PullEnded { table, report: *report }),
+            Err(error) => {
+                self.engine.events.failed(SyncPhase::Pull, Some(&table), error);
+                self.note_failure(error).await;
+            }
         }
         pulled
+    }
+
+    /// Writes into the journal that the service has failed the pull. A network that is away is no news.
+    async fn note_failure(&self, error: &Error) {
+        if error.kind() != ErrorKind::Service {
+            return;
+        }
+        let (account, message) = (Arc::clone(&self.scope.account), error.to_string());
+        let table = Arc::clone(&self.table.name);
+        let plan = move |tx: &mut Tx<'_>| {
+            let happened = Happened::new(JournalStep::PullFailed).of(&table).message(message.clone());
+            tx.journal(&account, happened);
+            Ok(())
+        };
+        let _ = self.engine.committer.commit(Reads::default(), plan).await;
     }
 
     /// Passes until each caller has seen at least one request that left after its call.
@@ -193,7 +212,7 @@ impl Run {
             done += rows;
             self.report.pages += 1;
             self.report.received += rows;
-            self.count(&effects);
+            self.count(effects);
             let table = &self.table.name;
             self.engine.events.emit(|| SyncEvent::PageCommitted { table: Arc::clone(table), done, total });
             next = fetched?;
@@ -291,14 +310,18 @@ impl Run {
         Ok(())
     }
 
-    fn count(&mut self, effects: &[Effect]) {
-        for effect in effects {
+    fn count(&mut self, effects: Vec<(Arc<str>, Effect)>) {
+        for (id, effect) in effects {
             match effect {
                 Effect::Inserted => self.report.inserted += 1,
                 Effect::Updated => self.report.updated += 1,
                 Effect::Removed => self.report.removed += 1,
                 Effect::Unchanged => {}
-                Effect::Conflict(Settled::Parked) => self.report.conflicts += 1,
+                Effect::Conflict(Settled::Parked) => {
+                    self.report.conflicts += 1;
+                    let (table, reason) = (Arc::clone(&self.table.name), "conflict".to_owned());
+                    self.engine.events.emit(|| SyncEvent::ItemParked { table, id, reason });
+                }
                 Effect::Conflict(_) => self.report.settled += 1,
             }
         }
@@ -330,7 +353,7 @@ impl Run {
         request: Request,
         expected: Option<DeltaToken>,
         generation: u64,
-    ) -> Result<Vec<Effect>, Error> {
+    ) -> Result<Vec<(Arc<str>, Effect)>, Error> {
         let mut requests = HashMap::new();
         let mut copies = BTreeMap::new();
         // Ordered by id, which is the cheapest order for a store; of a row that came twice the later state counts.
@@ -405,7 +428,7 @@ struct PagePlan {
 }
 
 enum Planned {
-    Stored(Vec<Effect>),
+    Stored(Vec<(Arc<str>, Effect)>),
     /// Answers have crossed these rows: each must be fetched by id, and the page planned again.
     Stale(Vec<Arc<str>>),
 }
@@ -460,6 +483,6 @@ impl PagePlan {
         if tx.note(&key)?.as_ref() != Some(&state) {
             tx.set_note(&key, Some(state));
         }
-        Ok(Planned::Stored(effects.into_iter().map(|(_, effect)| effect).collect()))
+        Ok(Planned::Stored(effects))
     }
 }

@@ -31,8 +31,24 @@ pub(crate) struct Target {
     tables: Option<Vec<Arc<str>>>,
     /// Operations queued after the call are not waited for.
     last_place: u64,
-    /// Whether operations that wait are tried at once.
-    explicit: bool,
+    tries: Tries,
+}
+
+impl Target {
+    fn includes(&self, key: &RowKey, place: u64) -> bool {
+        place <= self.last_place && self.tables.as_ref().is_none_or(|tables| tables.contains(&key.table))
+    }
+}
+
+/// What a push tries beside the operations that are ready; each of these tries what stands before it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Tries {
+    /// Nothing.
+    Nothing,
+    /// The sign-in, although the service has refused the last one: there may be another.
+    SignIn,
+    /// Operations that wait because an attempt failed: somebody asks for them.
+    Waiting,
 }
 
 /// Pushes the operations of the account that are queued in `tables` now. A push of it under way is joined.
@@ -40,10 +56,10 @@ pub(crate) async fn push(
     engine: &Arc<Engine>,
     account: Arc<str>,
     tables: Option<Vec<Arc<str>>>,
-    explicit: bool,
+    tries: Tries,
 ) -> Result<PushReport, Error> {
     let last_place = engine.store.head().await?.last_place;
-    let target = Target { tables, last_place, explicit };
+    let target = Target { tables, last_place, tries };
     let slot = {
         let mut pushing = engine.pushing.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(pushing.entry(Arc::clone(&account)).or_default())
@@ -73,7 +89,11 @@ async fn run(engine: Arc<Engine>, account: Arc<str>, requests: Requests<Target>)
     }
     #[cfg(feature = "metrics")]
     engine.measure(&account).await;
-    pushed.map_err(|error| error.during(SyncPhase::Push).trying(|| "pushing".to_owned()))
+    pushed.map_err(|error| {
+        let error = error.during(SyncPhase::Push).trying(|| "pushing".to_owned());
+        engine.events.failed(SyncPhase::Push, None, &error);
+        error
+    })
 }
 
 async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) -> Result<PushReport, Error> {
@@ -86,7 +106,7 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
             run.call += 1;
             let call = run.call;
             run.targets.extend(asked.into_iter().map(|target| (call, target)));
-            run.begin_again();
+            run.begin_again(engine.clock.now());
         }
         let selected = run.select(engine).await?;
         if !selected.is_empty() {
@@ -115,8 +135,12 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
                 run.paused = false;
             }
         } else if std::mem::take(&mut run.again) || run.parks_cycles(engine).await? {
-            run.begin_again();
-        } else if requests.close() {
+            run.begin_again(engine.clock.now());
+        } else {
+            run.count_waiting(engine).await?;
+            if !requests.close() {
+                continue;
+            }
             run.progress.report.blocked = run.passed;
             let report = run.progress.report;
             if capabilities.is_some() {
@@ -135,6 +159,8 @@ struct Run {
     call: u64,
     /// In which call a waiting operation was last tried: each call tries it once.
     tried: HashMap<u64, u64>,
+    /// When this pass began, and how far it has come.
+    began: Timestamp,
     after: u64,
     /// Whether an operation that was passed may be sent after all.
     again: bool,
@@ -149,14 +175,15 @@ struct Run {
 impl Run {
     /// Nothing is sent by itself with a sign-in that was refused (I9).
     fn check_pause(&self) -> Result<(), Error> {
-        if self.paused && !self.targets.iter().any(|(_, target)| target.explicit) {
+        if self.paused && self.targets.iter().all(|(_, target)| target.tries < Tries::SignIn) {
             let message = "the service has refused the sign-in: sign in again, or push to try this one again";
             return Err(Error::new(ErrorKind::Unauthenticated, message));
         }
         Ok(())
     }
 
-    fn begin_again(&mut self) {
+    fn begin_again(&mut self, now: Timestamp) {
+        self.began = now;
         self.after = 0;
         self.passed = 0;
         self.blocked.clear();
@@ -167,6 +194,32 @@ impl Run {
         let parked = links::park_cycles(engine, &std::mem::take(&mut self.blocked)).await?;
         self.progress.report.parked += parked;
         Ok(parked > 0)
+    }
+
+    /// What is left that waits, as the store has it: it was passed over, or an attempt of this push has failed.
+    async fn count_waiting(&mut self, engine: &Engine) -> Result<(), Error> {
+        let report = &mut self.progress.report;
+        (report.waiting, report.next_try) = (0, None);
+        let now = engine.clock.now();
+        let (account, limit) = (Arc::clone(&self.account), engine.settings.wave_size);
+        let mut request = OperationsRequest { account, tables: Some(self.tables(engine)), after: 0, limit };
+        loop {
+            let queued = engine.store.operations(&request).await?;
+            let Some(last) = queued.last() else { return Ok(()) };
+            request.after = last.operation.place;
+            for QueuedOperation { key, operation } in queued {
+                let Hold::Wait { since, length, .. } = operation.hold else { continue };
+                // One whose wait was over when this pass began is blocked: else it would have been sent.
+                let looked_at = self.began.max(since.min(now));
+                let waits = !wait_is_over(since, length, looked_at);
+                if waits && self.targets.iter().any(|(_, target)| target.includes(&key, operation.place)) {
+                    let report = &mut self.progress.report;
+                    let until = since.checked_add(length).unwrap_or(Timestamp::MAX);
+                    report.waiting += 1;
+                    report.next_try = Some(report.next_try.map_or(until, |known| known.min(until)));
+                }
+            }
+        }
     }
 
     /// The next operations that may be sent, at most a wave of them and at most one a row.
@@ -213,9 +266,7 @@ impl Run {
     }
 
     fn may_send(&self, key: &RowKey, operation: &Operation, now: Timestamp) -> bool {
-        let wanted = |target: &Target| {
-            operation.place <= target.last_place && target.tables.as_ref().is_none_or(|t| t.contains(&key.table))
-        };
+        let wanted = |target: &Target| target.includes(key, operation.place);
         let last_call = self.targets.iter().filter(|(_, target)| wanted(target)).map(|(call, _)| *call).max();
         let Some(_) = last_call else { return false };
         match &operation.hold {
@@ -223,7 +274,8 @@ impl Run {
             Hold::Parked(_) => false,
             Hold::Wait { since, length, demanded } => {
                 let tried = self.tried.get(&operation.place).copied().unwrap_or(0);
-                let asked = |(call, target): &(u64, Target)| target.explicit && wanted(target) && *call > tried;
+                let asked =
+                    |(call, target): &(u64, Target)| target.tries == Tries::Waiting && wanted(target) && *call > tried;
                 wait_is_over(*since, *length, now) || (!demanded && self.targets.iter().any(asked))
             }
         }

@@ -14,7 +14,7 @@ use futures::task::AtomicWaker;
 
 use crate::{
     query::Evaluator,
-    row::{Hold, Operation, Phase, Row, RowKey},
+    row::{Hold, Operation, Row, RowKey},
 };
 
 /// Something that one waits for and others tell of; remembered until it is looked at.
@@ -215,16 +215,20 @@ impl Drop for Commit<'_> {
     }
 }
 
-/// Whether a change of a row is one that the next push would send: a new operation, or another body of one that waits.
+/// Whether a change of a row is one that a push has to know of: a new operation, another body of one that is ready, one that
+/// somebody has made ready, or one that waits from now on.
 fn has_more_to_send(before: Option<&Row>, after: Option<&Row>) -> bool {
     let Some(after) = after else { return false };
-    let ready = |operation: &&Operation| operation.phase != Phase::InDoubt && operation.hold == Hold::Ready;
-    after.operations.iter().filter(ready).any(|operation| {
+    after.operations.iter().any(|operation| {
         let known = before.and_then(|row| row.operations.iter().find(|known| known.place == operation.place));
-        match known {
-            None => true,
-            Some(known) if known.in_doubt() => false,
-            Some(known) => known.hold != Hold::Ready || before.map(|row| &row.record) != Some(&after.record),
+        let known_hold = known.map(|known| &known.hold);
+        match &operation.hold {
+            Hold::Parked(_) => false,
+            Hold::Wait { .. } => known_hold != Some(&operation.hold),
+            Hold::Ready if matches!(known_hold, Some(Hold::Parked(_))) => true,
+            // What a push takes up, and what it gives back because there is no network, is its own affair.
+            Hold::Ready if operation.in_doubt() || known.is_some_and(Operation::in_doubt) => false,
+            Hold::Ready => known_hold != Some(&Hold::Ready) || before.map(|row| &row.record) != Some(&after.record),
         }
     })
 }

@@ -372,12 +372,13 @@ async fn store_answers(
     unsent: Option<String>,
 ) -> Result<bool, Error> {
     let mut again = false;
-    if answers.iter().any(|(_, answer)| matches!(answer, Answer::Applied(_))) {
+    let applied = answers.iter().any(|(_, answer)| matches!(answer, Answer::Applied(_)));
+    if applied {
         engine.service.applied(engine.clock.now());
     }
     // A service that fails everybody is down: nobody is parked for that.
     for (sent, answer) in &mut answers {
-        let answers_others = progress.report.pushed > 0 || engine.service.applied_since(sent.failed);
+        let answers_others = applied || progress.report.pushed > 0 || engine.service.applied_since(sent.failed);
         if let (false, Answer::Unknown { exhausted, .. }) = (answers_others, answer) {
             *exhausted = None;
         }
@@ -450,11 +451,7 @@ fn tell(engine: &Engine, progress: &mut Progress, sent: &Sent, effect: Effect) {
             report.parked += 1;
             parked(reason);
         }
-        Effect::Stays => {
-            report.waiting += 1;
-            return;
-        }
-        Effect::Fetch | Effect::Vanished => return,
+        Effect::Stays | Effect::Fetch | Effect::Vanished => return,
     }
     progress.done += 1;
     let (done, total) = (progress.done, progress.taken);

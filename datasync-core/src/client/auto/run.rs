@@ -1,0 +1,307 @@
+//! The run of a client that synchronizes by itself: pushes, pulls and listening side by side, each in a lane of its own.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, OptionFuture},
+    pin_mut, select_biased,
+    stream::BoxStream,
+};
+use jiff::Timestamp;
+
+use super::{
+    AutoSync,
+    lane::{Lane, later},
+};
+use crate::{
+    client::{DatasyncClient, Tables},
+    engine::push::{self, Tries, backoff},
+    error::{Error, ErrorKind},
+    report::PushReport,
+    transport::{ChangeNotice, TransportError},
+};
+
+/// How long changes that the service tells of are collected before they are pulled.
+const TOGETHER: Duration = Duration::from_millis(100);
+
+type Notices = BoxStream<'static, Result<ChangeNotice, TransportError>>;
+
+/// Whether a pull has left something for the next one.
+type Pulling = BoxFuture<'static, Result<bool, Error>>;
+
+/// What is under way; dropped with the run.
+#[derive(Default)]
+struct UnderWay {
+    push: Option<BoxFuture<'static, Result<PushReport, Error>>>,
+    pull: Option<Pulling>,
+    pull_told: Option<Pulling>,
+    /// Whether the service can tell of changes.
+    ask: Option<BoxFuture<'static, bool>>,
+}
+
+pub(super) struct Run {
+    client: DatasyncClient,
+    options: AutoSync,
+    push: Lane,
+    /// What the next push tries.
+    tries: Tries,
+    /// All tables, at the interval.
+    pull: Lane,
+    /// The tables that the service has told of.
+    pull_told: Lane,
+    told: BTreeSet<Arc<str>>,
+    /// When the service is asked (again) to tell of changes.
+    listen: Lane,
+    notices: Option<Notices>,
+    under_way: UnderWay,
+    /// The account that all of it is for, and the one that the push under way was begun for.
+    account: Arc<str>,
+    pushing_for: Arc<str>,
+    /// The sign-in was refused.
+    paused: bool,
+}
+
+/// Why the run has woken.
+enum Wake {
+    Due,
+    Written,
+    Network,
+    Told(Option<Result<ChangeNotice, TransportError>>),
+    Pushed(Result<PushReport, Error>),
+    Pulled(Result<bool, Error>),
+    PulledTold(Result<bool, Error>),
+    CanTell(bool),
+}
+
+impl Run {
+    pub(super) fn new(client: &DatasyncClient, options: AutoSync) -> Run {
+        let account = client.engine.account();
+        let (push, pull, pull_told, listen, told) = Default::default();
+        let mut run = Run {
+            client: client.clone(),
+            options,
+            push,
+            // The app has begun anew, and may have another sign-in.
+            tries: Tries::SignIn,
+            pull,
+            pull_told,
+            told,
+            listen,
+            notices: None,
+            under_way: UnderWay::default(),
+            pushing_for: Arc::clone(&account),
+            account,
+            paused: false,
+        };
+        run.want_everything();
+        run
+    }
+
+    fn now(&self) -> Timestamp {
+        self.client.engine.clock.now()
+    }
+
+    fn want_everything(&mut self) {
+        let now = self.now();
+        (self.paused, self.tries) = (false, Tries::SignIn);
+        for lane in [&mut self.push, &mut self.pull] {
+            lane.want_in_any_case(now);
+        }
+        if self.notices.is_none() {
+            self.listen.want_in_any_case(now);
+        }
+    }
+
+    /// Goes on until something happens that no waiting mends.
+    pub(super) async fn go_on(mut self) -> Error {
+        let written = self.client.engine.committer.watchers().add_queue();
+        loop {
+            if self.account != self.client.engine.account() {
+                // A push for the other account ends by itself; what is told and pulled is not of this one's view.
+                self.account = self.client.engine.account();
+                self.notices = None;
+                self.give_pulls_up();
+                self.want_everything();
+            }
+            if self.paused {
+                // Its credentials are those that were refused.
+                self.notices = None;
+            } else {
+                self.begin();
+            }
+            let wake = self.wait(&written).await;
+            if let Err(error) = self.look(wake) {
+                return error;
+            }
+        }
+    }
+
+    /// Begins what is wanted by now.
+    fn begin(&mut self) {
+        let now = self.now();
+        if self.push.begins(now) {
+            let (engine, tables) = (Arc::clone(&self.client.engine), self.options.tables.names());
+            self.pushing_for = Arc::clone(&self.account);
+            let (account, tries) = (Arc::clone(&self.account), std::mem::replace(&mut self.tries, Tries::Nothing));
+            self.under_way.push = Some(async move { push::push(&engine, account, tables, tries).await }.boxed());
+        }
+        if self.pull.begins(now) {
+            self.under_way.pull = Some(pull(&self.client, self.options.tables.clone()));
+        }
+        if self.pull_told.begins(now) {
+            let tables = self.options.tables.among(&self.told, &self.client.engine.tables);
+            self.under_way.pull_told = Some(pull(&self.client, tables));
+            self.told.clear();
+        }
+        if self.listen.begins(now) {
+            let transport = Arc::clone(&self.client.engine.transport);
+            let able = async move { transport.capabilities().await.is_ok_and(|able| able.notifications) };
+            self.under_way.ask = Some(able.boxed());
+        }
+    }
+
+    /// What has happened, and what is wanted for it.
+    fn look(&mut self, wake: Wake) -> Result<(), Error> {
+        let now = self.now();
+        let interval = later(now, self.options.pull_every);
+        match wake {
+            Wake::Due => {}
+            Wake::Written => self.push.want(later(now, self.options.push_after)),
+            Wake::Network => self.want_everything(),
+            Wake::Told(Some(Ok(ChangeNotice::Changed(table)))) => {
+                let table = BTreeSet::from([table]);
+                let soon = later(now, TOGETHER);
+                // A pull of all tables that begins by then brings this one too.
+                let wanted = !self.options.tables.among(&table, &self.client.engine.tables).is_none();
+                if wanted && !self.pull.is_wanted_by(soon) {
+                    self.told.extend(table);
+                    self.pull_told.want(soon);
+                }
+            }
+            Wake::Told(Some(Ok(ChangeNotice::Connected))) => {
+                self.pull.want(now);
+                self.listen.ended(None);
+            }
+            Wake::Told(_) => {
+                self.notices = None;
+                let wait = self.wait_after(self.listen.failures());
+                self.listen.failed(now, wait);
+            }
+            Wake::Pushed(Ok(report)) => self.push.ended(report.next_try),
+            // Its account has left meanwhile.
+            Wake::Pushed(Err(_)) if self.pushing_for != self.account => self.push.given_up(now),
+            Wake::Pushed(Err(error)) => return self.failed(error, |run| &mut run.push),
+            // What a pull has left for the next one is fetched at once.
+            Wake::Pulled(Ok(more)) => self.pull.ended(Some(if more { now } else { interval })),
+            Wake::Pulled(Err(error)) => return self.failed(error, |run| &mut run.pull),
+            Wake::PulledTold(Ok(more)) => {
+                self.pull_told.ended(None);
+                if more {
+                    self.pull.want(now);
+                }
+            }
+            Wake::PulledTold(Err(error)) => {
+                // Which of the tables has failed is not said: all of them are pulled again, when its wait is over.
+                self.pull_told.ended(None);
+                return self.failed(error, |run| &mut run.pull);
+            }
+            Wake::CanTell(true) => {
+                let engine = &self.client.engine;
+                self.notices = Some(engine.transport.changes(Arc::clone(&self.account)));
+                // Only a service that is heard has taken the failures back.
+                self.listen.rests();
+            }
+            // A service that does not tell may do so after an update.
+            Wake::CanTell(false) => self.listen.ended(Some(interval)),
+        }
+        Ok(())
+    }
+
+    /// What a failure means for the next attempt.
+    fn failed(&mut self, error: Error, lane: fn(&mut Run) -> &mut Lane) -> Result<(), Error> {
+        let now = self.now();
+        match error.kind() {
+            ErrorKind::Unauthenticated | ErrorKind::OtherAccount => {
+                self.paused = true;
+                // A pull would try the sign-in once more. A push is left its answers.
+                self.give_pulls_up();
+            }
+            ErrorKind::Unreachable | ErrorKind::Service | ErrorKind::Overtaken => {}
+            ErrorKind::Store if error.passes() => {}
+            _ => return Err(error),
+        }
+        let failures = lane(self).failures();
+        let wait = self.wait_after(failures);
+        lane(self).failed(now, wait);
+        Ok(())
+    }
+
+    /// Drops what reads; it is wanted again.
+    fn give_pulls_up(&mut self) {
+        let now = self.now();
+        (self.under_way.pull, self.under_way.pull_told, self.under_way.ask) = (None, None, None);
+        self.pull.given_up(now);
+        self.listen.given_up(now);
+        self.pull_told.rests();
+    }
+
+    fn wait_after(&self, failures: u32) -> Duration {
+        backoff(failures, None, self.client.engine.clock.random()).min(self.options.pull_every)
+    }
+
+    async fn wait(&mut self, written: &crate::engine::watch::Flag) -> Wake {
+        let lanes = [&self.push, &self.pull, &self.pull_told, &self.listen].map(Lane::next);
+        let next = lanes.into_iter().flatten().min().filter(|_| !self.paused);
+        let clock = &self.client.engine.clock;
+        let length = |at: Timestamp| Duration::try_from(at.duration_since(clock.now())).unwrap_or_default();
+        let due = OptionFuture::from(next.map(|at| clock.sleep(length(at))));
+        let notices = self.notices.as_mut();
+        let told = OptionFuture::from(notices.map(StreamExt::next));
+        let UnderWay { push, pull, pull_told, ask } = &mut self.under_way;
+        let done = {
+            let (push, pull) = (present(push), present(pull));
+            let (pull_told, ask) = (present(pull_told), present(ask));
+            let (written, signal) = (written.raised().fuse(), self.options.network.0.raised().fuse());
+            let (due, told) = (forever(due).fuse(), forever(told).fuse());
+            pin_mut!(push, pull, pull_told, ask, written, signal, due, told);
+            select_biased! {
+                () = signal => Wake::Network,
+                () = written => Wake::Written,
+                notice = told => Wake::Told(notice),
+                pushed = push => Wake::Pushed(pushed),
+                pulled = pull => Wake::Pulled(pulled),
+                pulled = pull_told => Wake::PulledTold(pulled),
+                able = ask => Wake::CanTell(able),
+                () = due => Wake::Due,
+            }
+        };
+        match done {
+            Wake::Pushed(_) => *push = None,
+            Wake::Pulled(_) => *pull = None,
+            Wake::PulledTold(_) => *pull_told = None,
+            Wake::CanTell(_) => *ask = None,
+            _ => {}
+        }
+        done
+    }
+}
+
+fn pull(client: &DatasyncClient, tables: Tables) -> Pulling {
+    let client = client.clone();
+    async move { Ok(client.pull_tables(tables).await?.values().any(|report| report.more)) }.boxed()
+}
+
+/// What a future makes, if there is one; nothing ever if there is none.
+async fn forever<F: Future>(future: OptionFuture<F>) -> F::Output {
+    match future.await {
+        Some(made) => made,
+        None => futures::future::pending().await,
+    }
+}
+
+fn present<'f, T>(
+    future: &'f mut Option<BoxFuture<'static, T>>,
+) -> impl futures::future::FusedFuture<Output = T> + use<'f, T> {
+    forever(OptionFuture::from(future.as_mut())).fuse()
+}
