@@ -34,9 +34,9 @@ impl<R> Requests<R> {
         std::mem::take(&mut self.asked().new)
     }
 
-    /// Whether something was asked since the last [`take`](Self::take).
-    pub(crate) fn waiting(&self) -> bool {
-        !self.asked().new.is_empty()
+    /// Ends the run because it has failed, for all who have asked: later callers start another one.
+    pub(crate) fn fail(&self) {
+        self.asked().closed = true;
     }
 
     /// Ends the run if nobody has asked for more since; later callers then start another one.

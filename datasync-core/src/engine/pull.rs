@@ -147,8 +147,10 @@ impl Run {
         loop {
             requests.take();
             match self.pass().await {
-                Err(error) if error.kind() == ErrorKind::Overtaken && requests.waiting() => continue,
+                // Whoever has called since the reset or purge is not overtaken by it.
+                Err(error) if error.kind() == ErrorKind::Overtaken && !requests.close() => continue,
                 Err(error) => {
+                    requests.fail();
                     if error.is_refused_sign_in() {
                         self.engine.pause(&self.scope.account).await?;
                     }

@@ -84,6 +84,9 @@ async fn run(engine: Arc<Engine>, account: Arc<str>, requests: Requests<Target>)
     engine.measure(&account).await;
     let paused = engine.paused(&account).await?.is_some();
     let pushed = waves(&engine, Run { account: Arc::clone(&account), paused, ..Run::default() }, &requests).await;
+    if pushed.is_err() {
+        requests.fail();
+    }
     if pushed.as_ref().is_err_and(Error::is_refused_sign_in) {
         engine.pause(&account).await?;
     }
