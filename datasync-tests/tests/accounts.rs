@@ -1,12 +1,15 @@
 //! Accounts (I26): what belongs to one is neither shown nor sent while another is signed in.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use axum::http::HeaderMap;
 use datasync_core::{
-    client::{DatasyncClient, OfflineTable, PendingState, Tables},
+    client::{DatasyncClient, OfflineTable, Pending, PendingState, Tables},
     clock::SystemClock,
     error::ErrorKind,
     query::{Expr, Function, Literal},
@@ -178,6 +181,28 @@ async fn i26_the_credentials_of_another_account_send_nothing(store: impl Store, 
     assert_eq!(table.push_items().await.unwrap().pushed, 1, "the transport has looked for the newer sign-in");
 }
 
+async fn i26_a_sign_out_never_signs_another_account_out(store: impl Store, wire: Wire) {
+    let world = World::new(wire);
+    let (client, table, transport) = world.client(store).await;
+    client.sign_in("alice").await.unwrap();
+    world.session.set(Some("alice"));
+    table.insert(note_of("alice-1", "alice: x")).await.unwrap();
+    let (gate, open) = Gate::new();
+    transport.faults().next(TransportCall::Push, Fault::Hold(gate));
+    let mut out = Box::pin(client.sign_out(Pending::Push(Duration::from_secs(60))));
+    while transport.faults().calls(TransportCall::Push) == 0 {
+        assert!((&mut out).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    client.sign_in("bob").await.unwrap();
+    world.session.set(Some("bob"));
+    drop(open);
+    assert_eq!(out.await.unwrap_err().kind(), ErrorKind::OtherAccount);
+    assert_eq!(&*client.account(), "bob");
+    client.sign_in("alice").await.unwrap();
+    assert_eq!(ids(&table).await, ["alice-1"], "nothing of the other one is removed");
+}
+
 async fn i26_a_switch_during_a_push_ends_it(store: impl Store, wire: Wire) {
     let world = World::new(wire);
     let (client, table, transport) = world.client(store).await;
@@ -327,6 +352,7 @@ async fn i09_a_refused_sign_in_pauses_the_account(store: impl Store, wire: Wire)
 datasync_tests::on_both_stores! {
     i26_another_account_sees_and_sends_nothing
     i26_the_credentials_of_another_account_send_nothing
+    i26_a_sign_out_never_signs_another_account_out
     i26_a_switch_during_a_push_ends_it
     i26_a_switch_during_a_pull_ends_it
     i26_a_write_that_a_switch_overtakes_is_an_error

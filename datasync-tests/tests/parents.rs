@@ -143,6 +143,7 @@ datasync_tests::on_both_stores! {
     i07_a_row_that_moves_counts_for_both_parents
     i07_a_tree_of_one_table_goes_from_its_root
     i07_rows_in_a_circle_are_parked
+    i07_a_circle_behind_many_that_wait_is_found
     i07_many_children_go_in_few_waves
     i08_a_parked_parent_holds_back_its_children_and_nobody_else
     i08_children_of_a_parent_that_was_cancelled_wait_for_somebody
@@ -233,6 +234,22 @@ async fn i07_rows_in_a_circle_are_parked(store: impl Store, wire: Wire) {
     }
     assert_eq!(world.push().await.pushed, 4);
     assert!(world.client.pending().await.unwrap().is_empty());
+}
+
+async fn i07_a_circle_behind_many_that_wait_is_found(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire).await;
+    world.lists.insert(list("a")).await.unwrap();
+    world.exchange.fault(|request| request.method != Method::Get, Fault::Status(422));
+    world.push().await;
+    assert_eq!(world.parked().await.len(), 1);
+    world.items.insert_all((0..1_100).map(|number| item(&format!("{number}"), "a"))).await.unwrap();
+    world.folders.insert(folder("one", "two")).await.unwrap();
+    world.folders.insert(folder("two", "one")).await.unwrap();
+    let report = world.push().await;
+    assert_eq!((report.parked, report.blocked), (2, 1_100), "{report:?}");
+    let mut parked: Vec<String> = world.parked().await.into_iter().map(|(id, _)| id).collect();
+    parked.sort_unstable();
+    assert_eq!(parked, ["a", "one", "two"]);
 }
 
 async fn i07_many_children_go_in_few_waves(store: impl Store, wire: Wire) {

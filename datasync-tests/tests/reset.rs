@@ -191,6 +191,55 @@ async fn i13_pages_on_their_way_are_thrown_away(store: impl Store, wire: Wire) {
     world.agrees().await;
 }
 
+async fn i13_a_comparison_brings_nothing_back_that_was_reset(store: impl Store, wire: Wire) {
+    let world = world(store, wire, ConflictPolicy::Park).await;
+    for leaves in [false, true] {
+        world.pulled(10).await;
+        let (gate, open) = Gate::new();
+        world.transport.faults().next(TransportCall::FetchPage, Fault::Hold(gate));
+        let before = world.transport.faults().calls(TransportCall::FetchPage);
+        let mut verify = Box::pin(world.table.verify_items(world.table.query()));
+        while world.transport.faults().calls(TransportCall::FetchPage) == before {
+            assert!((&mut verify).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        if leaves {
+            world.client.sign_out(Pending::Discard).await.unwrap();
+        } else {
+            world.client.reset(ResetOptions::everything()).await.unwrap();
+        }
+        drop(open);
+        assert_eq!(verify.await.unwrap_err().kind(), ErrorKind::Overtaken);
+        assert_eq!(world.table.count().await.unwrap(), 0, "nothing comes back by itself");
+    }
+    world.table.pull_items(world.table.query()).await.unwrap();
+    assert_eq!(local_rows(&world.table).await, service_rows(&world.rows));
+}
+
+async fn i13_a_first_page_that_a_reset_overtakes_is_thrown_away(store: impl Store, wire: Wire) {
+    let world = world(store, wire, ConflictPolicy::Park).await;
+    // The scope has no token yet, so that only the store's generation tells.
+    for how in ["reset", "sign-out"] {
+        world.pulled(10).await;
+        world.client.reset(ResetOptions::everything()).await.unwrap();
+        let (gate, open) = Gate::new();
+        world.transport.faults().next(TransportCall::FetchPage, Fault::Hold(gate));
+        let before = world.transport.faults().calls(TransportCall::FetchPage);
+        let mut pull = Box::pin(world.table.pull_items(world.table.query()));
+        while world.transport.faults().calls(TransportCall::FetchPage) == before {
+            assert!((&mut pull).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        match how {
+            "reset" => drop(world.client.reset(ResetOptions::everything()).await.unwrap()),
+            _ => drop(world.client.sign_out(Pending::Discard).await.unwrap()),
+        }
+        drop(open);
+        assert_eq!(pull.await.unwrap_err().kind(), ErrorKind::Overtaken, "{how}");
+        assert_eq!(world.table.count().await.unwrap(), 0, "{how}");
+    }
+}
+
 async fn i13_a_pull_called_after_a_reset_begins_again(store: impl Store, wire: Wire) {
     let world = world(store, wire, ConflictPolicy::Park).await;
     world.pulled(30).await;
@@ -330,6 +379,8 @@ datasync_tests::on_both_stores! {
     i20_what_is_nowhere_else_is_listed_and_nothing_is_changed
     i20_a_purge_by_query_takes_the_tokens_of_the_scopes_that_held_its_rows
     i13_pages_on_their_way_are_thrown_away
+    i13_a_comparison_brings_nothing_back_that_was_reset
+    i13_a_first_page_that_a_reset_overtakes_is_thrown_away
     i13_a_pull_called_after_a_reset_begins_again
     i20_a_reset_races_no_write
     i20_a_sign_out_keeps_pushes_or_discards

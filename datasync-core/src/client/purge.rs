@@ -71,7 +71,7 @@ pub(crate) async fn purge(
     let account = engine.account();
     let of_table = Clear { account: Arc::clone(&account), table: Some(Arc::clone(&table.name)) };
     if query == QueryDescription::default() {
-        let removed = reset::remove(engine, vec![of_table], force, ADVICE, |_, _| {}).await;
+        let removed = reset::remove(engine, vec![of_table], force, ADVICE, |_, _| Ok(())).await;
         return removed.map_err(|error| error.of(&table.name));
     }
     let found = search(engine, table, &query).await?.rows.into_iter();

@@ -72,7 +72,7 @@ pub(super) async fn remove(
     what: Vec<Clear>,
     force: bool,
     advice: &'static str,
-    then: fn(&mut Tx<'_>, &Arc<str>),
+    then: fn(&mut Tx<'_>, &Arc<str>) -> Result<(), Error>,
 ) -> Result<PurgeReport, Error> {
     let mut reads = Reads::default();
     let mut notes = Vec::new();
@@ -122,7 +122,7 @@ pub(super) async fn remove(
             tx.journal(account, table.iter().fold(removed, |removed, table| removed.of(table)));
         }
         if let Some(clear) = what.first() {
-            then(tx, &clear.account);
+            then(tx, &clear.account)?;
         }
         Ok(PurgeReport { rows, dropped: lost.len() as u64 })
     };
@@ -183,7 +183,7 @@ impl DatasyncClient {
                 known.collect::<Result<_, Error>>()?
             }
         };
-        remove(&self.engine, what, force, "push first, or force the reset to drop them", |_, _| {}).await
+        remove(&self.engine, what, force, "push first, or force the reset to drop them", |_, _| Ok(())).await
     }
 
     /// Signs the account out: from then on what was made while nobody was signed in is shown. What becomes of the account's
@@ -195,7 +195,8 @@ impl DatasyncClient {
     /// # Errors
     ///
     /// [`ErrorKind::Pending`] with [`Pending::Push`] if something was not sent in time, or waits for somebody:
-    /// [`Error::pending`] lists it, the account stays signed in, and nothing is removed. [`ErrorKind::Store`].
+    /// [`Error::pending`] lists it, the account stays signed in, and nothing is removed. [`ErrorKind::OtherAccount`] if
+    /// another account has signed in meanwhile: that one stays, and nothing is removed. [`ErrorKind::Store`].
     ///
     /// ```
     /// # use datasync_core::{client::{DatasyncClient, Pending}, error::{Error, ErrorKind}};
@@ -213,13 +214,13 @@ impl DatasyncClient {
     pub async fn sign_out(&self, pending: Pending) -> Result<PurgeReport, Error> {
         let account = self.engine.account();
         let everything = vec![Clear { account: Arc::clone(&account), table: None }];
-        let gone: fn(&mut Tx<'_>, &Arc<str>) = |tx, account| account::leave(tx, account, false);
+        let gone: fn(&mut Tx<'_>, &Arc<str>) -> Result<(), Error> = |tx, account| account::leave(tx, account, false);
         let report = match pending {
             Pending::Keep if account.is_empty() => PurgeReport::default(),
             Pending::Keep => {
                 let leaving = Arc::clone(&account);
                 let plan = move |tx: &mut Tx<'_>| {
-                    account::leave(tx, &leaving, true);
+                    account::leave(tx, &leaving, true)?;
                     Ok(PurgeReport::default())
                 };
                 self.engine.committer.commit(Reads::default(), plan).await?

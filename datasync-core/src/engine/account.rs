@@ -123,7 +123,16 @@ pub(crate) fn switch(tx: &mut Tx<'_>, account: &Arc<str>) -> Result<bool, Error>
 
 /// Shows the default account, and forgets that this one was here if nothing of it is kept. Pages on their way are thrown
 /// away.
-pub(crate) fn leave(tx: &mut Tx<'_>, account: &Arc<str>, kept: bool) {
+///
+/// # Errors
+///
+/// Another account has signed in meanwhile: that one stays.
+pub(crate) fn leave(tx: &mut Tx<'_>, account: &Arc<str>, kept: bool) -> Result<(), Error> {
+    if tx.present() != *account {
+        let message =
+            "another account has signed in meanwhile, so that this one is not shown any more: sign in to it again";
+        return Err(Error::new(ErrorKind::OtherAccount, message));
+    }
     if kept {
         tx.journal(account, Happened::new(JournalStep::SignedOut));
     } else {
@@ -135,6 +144,7 @@ pub(crate) fn leave(tx: &mut Tx<'_>, account: &Arc<str>, kept: bool) {
         tx.set_present(DEFAULT_ACCOUNT.into());
     }
     tx.raise_generation();
+    Ok(())
 }
 
 /// Fails if the row is not of the account that is shown.

@@ -409,8 +409,8 @@ impl Run {
     }
 }
 
-fn overtaken(table: &str) -> Error {
-    let message = format!("the pull of `{table}` was overtaken by a purge or reset: pull again");
+pub(crate) fn overtaken(table: &str) -> Error {
+    let message = format!("what was asked of `{table}` was overtaken by a purge or reset: ask again");
     Error::new(ErrorKind::Overtaken, message)
 }
 

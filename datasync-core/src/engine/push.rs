@@ -21,9 +21,6 @@ use crate::{
 /// A stored wait longer than this counts as over (I9).
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
-/// How many operations that wait for others are looked at for circles at once.
-const MOST_BLOCKED: usize = 1_000;
-
 /// What a caller of a push wants sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -132,7 +129,7 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
             let again = traced!(wave, "wave", operations = operations).await?;
             let progressed = run.progress.answered() > answered;
             // What went may have been waited for by what was passed.
-            run.again |= again || (!run.blocked.is_empty() && progressed);
+            run.again |= again || (run.passed > 0 && progressed);
             if run.paused && progressed {
                 engine.resume(&run.account).await?;
                 run.paused = false;
@@ -169,9 +166,8 @@ struct Run {
     again: bool,
     /// Whether the service has refused the account's last sign-in.
     paused: bool,
-    /// Operations of this pass that wait for another row: how many, and the first of them.
+    /// How many operations of this pass wait for another row.
     passed: u64,
-    blocked: Vec<(RowKey, Operation)>,
     progress: wave::Progress,
 }
 
@@ -189,12 +185,26 @@ impl Run {
         self.began = now;
         self.after = 0;
         self.passed = 0;
-        self.blocked.clear();
     }
 
     /// Whether rows that wait for each other in a circle were parked: what waited for them is told so.
     async fn parks_cycles(&mut self, engine: &Engine) -> Result<bool, Error> {
-        let parked = links::park_cycles(engine, &std::mem::take(&mut self.blocked)).await?;
+        if self.passed == 0 {
+            return Ok(false);
+        }
+        let (account, limit, now) = (Arc::clone(&self.account), engine.settings.wave_size, engine.clock.now());
+        let mut request = OperationsRequest { account, tables: Some(self.tables(engine)), after: 0, limit };
+        let mut parked = 0;
+        loop {
+            let queued = engine.store.operations(&request).await?;
+            let Some(last) = queued.last() else { break };
+            request.after = last.operation.place;
+            let ready = queued.into_iter().map(|queued| (queued.key, queued.operation));
+            let ready: Vec<_> = ready.filter(|(key, operation)| self.may_send(key, operation, now)).collect();
+            let blockers = links::blockers(engine, &ready).await?;
+            let blocked = ready.into_iter().zip(blockers).filter(|(_, blocker)| blocker.is_some());
+            parked += links::park_cycles(engine, &blocked.map(|(blocked, _)| blocked).collect::<Vec<_>>()).await?;
+        }
         self.progress.report.parked += parked;
         Ok(parked > 0)
     }
@@ -252,9 +262,6 @@ impl Run {
                     continue;
                 }
                 self.passed += 1;
-                if self.blocked.len() < MOST_BLOCKED {
-                    self.blocked.push((key, operation));
-                }
             }
         }
         Ok(selected)

@@ -24,11 +24,12 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     engine::{
-        Engine,
+        Engine, account,
         committer::{Reads, Tx},
         crossing::Request,
         journal::{Happened, JournalStep},
         page::{self, Effect},
+        pull::overtaken,
         table::Table,
     },
     error::{Error, ErrorKind},
@@ -65,7 +66,8 @@ pub(crate) async fn verify(
     query: &QueryDescription,
     restored: bool,
 ) -> Result<VerifyReport, Error> {
-    let run = Run::new(engine, table, scope, query, restored)?;
+    let generation = engine.store.head().await?.generation;
+    let run = Run { generation, ..Run::new(engine, table, scope, query, restored)? };
     engine.events.emit(|| SyncEvent::VerifyStarted { table: Arc::clone(&table.name) });
     let report = traced!(run.all(), "verify", table = table.name).await?;
     engine.events.emit(|| SyncEvent::VerifyEnded { table: Arc::clone(&table.name), report });
@@ -99,7 +101,8 @@ pub(crate) async fn repair_unseen(
     scope: &ScopeKey,
     query: &QueryDescription,
 ) -> Result<VerifyReport, Error> {
-    let run = Run::new(engine, table, scope, query, true)?;
+    let generation = engine.store.head().await?.generation;
+    let run = Run { generation, ..Run::new(engine, table, scope, query, true)? };
     let mut report = VerifyReport::default();
     let mut scan = Some(run.scan(None, None));
     loop {
@@ -122,6 +125,8 @@ struct Run<'r> {
     query: &'r QueryDescription,
     evaluator: Arc<Evaluator>,
     restored: bool,
+    /// That of the store when it began: what is repaired after a reset would bring rows back.
+    generation: u64,
 }
 
 impl<'r> Run<'r> {
@@ -133,7 +138,7 @@ impl<'r> Run<'r> {
         restored: bool,
     ) -> Result<Run<'r>, Error> {
         let evaluator = Arc::new(Evaluator::new(query, &table.schema).map_err(invalid)?);
-        Ok(Run { engine, table, scope, query, evaluator, restored })
+        Ok(Run { engine, table, scope, query, evaluator, restored, generation: 0 })
     }
 
     async fn all(&self) -> Result<VerifyReport, Error> {
@@ -276,8 +281,12 @@ impl<'r> Run<'r> {
         while let Some((key, request, copy)) = fetches.try_next().await? {
             let (table, scope) = (Arc::clone(self.table), Arc::clone(&self.scope.scope));
             let (evaluator, listed, restored) = (Arc::clone(&self.evaluator), Arc::clone(listed), self.restored);
-            let reads = Reads::row(key.clone());
+            let (reads, generation) = (Reads::row(key.clone()), self.generation);
             let plan = move |tx: &mut Tx<'_>| {
+                account::check(tx, &key)?;
+                if tx.generation() != generation {
+                    return Err(overtaken(&table.name));
+                }
                 let queued = tx.row(&key)?.is_some_and(|row| !row.operations.is_empty());
                 if queued || request.crossed(&key) || listed.crossed(&key) {
                     return Ok(None);
