@@ -200,6 +200,15 @@ impl Committer {
         }
     }
 
+    /// Waits until the group under way has happened or not, also if all its members have gone away.
+    pub(crate) async fn settle(&self) {
+        let running = self.state().running.clone();
+        if let Some(group) = running {
+            let head = group.clone().await;
+            self.finished(&group, head);
+        }
+    }
+
     /// The group under way, or one that starts with everybody who waits.
     fn running(&self) -> Group {
         let mut state = self.state();

@@ -178,6 +178,8 @@ impl Run {
             // A page may find a conflict before anything was pushed. A service that cannot say so now has no page either.
             self.engine.capabilities().await?;
         }
+        // A pull that was dropped may have left a page on its way into the store: its token is the one to go on from.
+        self.engine.committer.settle().await;
         let generation = self.engine.store.head().await?.generation;
         let mut stored = self.begin(generation).await?;
         let mut total = None;
