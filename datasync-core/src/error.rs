@@ -51,7 +51,7 @@ pub enum ErrorKind {
     Contended,
     /// The handle of a transaction was used after its closure had returned.
     Ended,
-    /// The pull was overtaken by a purge or reset of its table: pull again.
+    /// A pull or a comparison was overtaken by a purge or reset of its table: call again.
     Overtaken,
     /// The service cannot be reached. Nothing is lost: try again when there is a network.
     Unreachable,

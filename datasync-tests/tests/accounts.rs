@@ -181,28 +181,6 @@ async fn i26_the_credentials_of_another_account_send_nothing(store: impl Store, 
     assert_eq!(table.push_items().await.unwrap().pushed, 1, "the transport has looked for the newer sign-in");
 }
 
-async fn i26_a_sign_out_never_signs_another_account_out(store: impl Store, wire: Wire) {
-    let world = World::new(wire);
-    let (client, table, transport) = world.client(store).await;
-    client.sign_in("alice").await.unwrap();
-    world.session.set(Some("alice"));
-    table.insert(note_of("alice-1", "alice: x")).await.unwrap();
-    let (gate, open) = Gate::new();
-    transport.faults().next(TransportCall::Push, Fault::Hold(gate));
-    let mut out = Box::pin(client.sign_out(Pending::Push(Duration::from_secs(60))));
-    while transport.faults().calls(TransportCall::Push) == 0 {
-        assert!((&mut out).now_or_never().is_none());
-        tokio::task::yield_now().await;
-    }
-    client.sign_in("bob").await.unwrap();
-    world.session.set(Some("bob"));
-    drop(open);
-    assert_eq!(out.await.unwrap_err().kind(), ErrorKind::OtherAccount);
-    assert_eq!(&*client.account(), "bob");
-    client.sign_in("alice").await.unwrap();
-    assert_eq!(ids(&table).await, ["alice-1"], "nothing of the other one is removed");
-}
-
 async fn i26_a_switch_during_a_push_ends_it(store: impl Store, wire: Wire) {
     let world = World::new(wire);
     let (client, table, transport) = world.client(store).await;
@@ -268,6 +246,68 @@ async fn i26_a_switch_during_a_pull_ends_it(store: impl Store, wire: Wire) {
     assert!(ids(&table).await.is_empty(), "the page was thrown away");
     table.pull_items(table.query()).await.unwrap();
     assert_eq!(ids(&table).await, ["alice-1"]);
+
+    // A comparison, while her token is still good.
+    there.sign_in("alice").await.unwrap();
+    theirs.insert(note_of("alice-2", "alice: two")).await.unwrap();
+    theirs.push_items().await.unwrap();
+    let (gate, open) = Gate::new();
+    transport.faults().next(TransportCall::Fetch, Fault::Hold(gate));
+    let mut verify = Box::pin(table.verify_items(table.query()));
+    while transport.faults().calls(TransportCall::Fetch) == 0 {
+        assert!((&mut verify).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    client.sign_in("bob").await.unwrap();
+    drop(open);
+    assert_eq!(verify.await.unwrap_err().kind(), ErrorKind::OtherAccount);
+    client.sign_in("alice").await.unwrap();
+    assert_eq!(ids(&table).await, ["alice-1"], "nothing was changed where nobody looked");
+}
+
+/// Somebody signs in while the account before is on its way out.
+async fn i26_a_sign_out_that_a_sign_in_overtakes_signs_nobody_else_out(store: impl Store, wire: Wire) {
+    let world = World::new(wire);
+    let store = FaultStore::new(store, SystemClock);
+    let faults = store.faults().clone();
+    let (client, table, transport) = world.client(store).await;
+    client.sign_in("alice").await.unwrap();
+    world.session.set(Some("alice"));
+    table.insert(note_of("alice-1", "alice: one")).await.unwrap();
+    let (gate, open) = Gate::new();
+    transport.faults().next(TransportCall::Push, Fault::Hold(gate));
+    let mut out = Box::pin(client.sign_out(Pending::Push(Duration::from_secs(60))));
+    while transport.faults().calls(TransportCall::Push) == 0 {
+        assert!((&mut out).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    client.sign_in("bob").await.unwrap();
+    drop(open);
+    assert_eq!(out.await.unwrap_err().kind(), ErrorKind::OtherAccount);
+    assert_eq!(&*client.account(), "bob");
+
+    for pending in [Pending::Keep, Pending::Discard] {
+        client.sign_in("alice").await.unwrap();
+        let (gate, open) = Gate::new();
+        faults.next(StoreCall::Commit, Fault::Hold(gate));
+        let mut switch = Box::pin(client.sign_in("bob"));
+        while faults.left() > 0 {
+            assert!((&mut switch).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        let mut out = Box::pin(client.sign_out(pending));
+        for _ in 0..20 {
+            assert!((&mut out).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        drop(open);
+        let (switched, out) = futures::join!(switch, out);
+        switched.unwrap();
+        assert_eq!(out.unwrap_err().kind(), ErrorKind::OtherAccount, "{pending:?}");
+        assert_eq!(&*client.account(), "bob");
+        client.sign_in("alice").await.unwrap();
+        assert_eq!(ids(&table).await, ["alice-1"], "{pending:?}");
+    }
 }
 
 async fn i26_a_write_that_a_switch_overtakes_is_an_error(store: impl Store, wire: Wire) {
@@ -352,9 +392,9 @@ async fn i09_a_refused_sign_in_pauses_the_account(store: impl Store, wire: Wire)
 datasync_tests::on_both_stores! {
     i26_another_account_sees_and_sends_nothing
     i26_the_credentials_of_another_account_send_nothing
-    i26_a_sign_out_never_signs_another_account_out
     i26_a_switch_during_a_push_ends_it
     i26_a_switch_during_a_pull_ends_it
+    i26_a_sign_out_that_a_sign_in_overtakes_signs_nobody_else_out
     i26_a_write_that_a_switch_overtakes_is_an_error
     i26_a_live_query_follows_the_account
     i09_a_refused_sign_in_pauses_the_account

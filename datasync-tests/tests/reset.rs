@@ -191,52 +191,75 @@ async fn i13_pages_on_their_way_are_thrown_away(store: impl Store, wire: Wire) {
     world.agrees().await;
 }
 
-async fn i13_a_comparison_brings_nothing_back_that_was_reset(store: impl Store, wire: Wire) {
-    let world = world(store, wire, ConflictPolicy::Park).await;
-    for leaves in [false, true] {
-        world.pulled(10).await;
+/// What makes all rows leave.
+const WAYS: [&str; 4] = ["reset", "purge", "purge by query", "sign-out"];
+
+impl World {
+    async fn leave(&self, way: &str) {
+        let each = self.table.query().filter(|note| note.rank.ge(0));
+        let left = match way {
+            "reset" => self.client.reset(ResetOptions::everything()).await,
+            "purge" => self.table.purge_items(PurgeOptions::default()).await,
+            "purge by query" => self.table.purge_items(PurgeOptions::default().query(each)).await,
+            _ => self.client.sign_out(Pending::Discard).await,
+        };
+        assert!(left.unwrap().rows >= 5, "{way}");
+        assert_eq!(self.table.count().await.unwrap(), 0);
+    }
+
+    /// What a call ends with if all rows leave while a request of it is on its way.
+    async fn meanwhile<T: std::fmt::Debug>(
+        &self,
+        request: TransportCall,
+        call: impl Future<Output = Result<T, Error>>,
+        way: &str,
+    ) -> Result<T, ErrorKind> {
         let (gate, open) = Gate::new();
-        world.transport.faults().next(TransportCall::FetchPage, Fault::Hold(gate));
-        let before = world.transport.faults().calls(TransportCall::FetchPage);
-        let mut verify = Box::pin(world.table.verify_items(world.table.query()));
-        while world.transport.faults().calls(TransportCall::FetchPage) == before {
-            assert!((&mut verify).now_or_never().is_none());
+        self.transport.faults().next(request, Fault::Hold(gate));
+        let before = self.transport.faults().calls(request);
+        let mut call = Box::pin(call);
+        while self.transport.faults().calls(request) == before {
+            let ended = (&mut call).now_or_never();
+            assert!(ended.is_none(), "{ended:?}");
             tokio::task::yield_now().await;
         }
-        if leaves {
-            world.client.sign_out(Pending::Discard).await.unwrap();
-        } else {
-            world.client.reset(ResetOptions::everything()).await.unwrap();
-        }
+        self.leave(way).await;
         drop(open);
-        assert_eq!(verify.await.unwrap_err().kind(), ErrorKind::Overtaken);
-        assert_eq!(world.table.count().await.unwrap(), 0, "nothing comes back by itself");
+        call.await.map_err(kind)
     }
-    world.table.pull_items(world.table.query()).await.unwrap();
-    assert_eq!(local_rows(&world.table).await, service_rows(&world.rows));
 }
 
-async fn i13_a_first_page_that_a_reset_overtakes_is_thrown_away(store: impl Store, wire: Wire) {
+/// There is no token yet that could differ: the generation alone tells.
+async fn i13_the_first_page_of_a_scope_is_thrown_away_too(store: impl Store, wire: Wire) {
     let world = world(store, wire, ConflictPolicy::Park).await;
-    // The scope has no token yet, so that only the store's generation tells.
-    for how in ["reset", "sign-out"] {
-        world.pulled(10).await;
-        world.client.reset(ResetOptions::everything()).await.unwrap();
-        let (gate, open) = Gate::new();
-        world.transport.faults().next(TransportCall::FetchPage, Fault::Hold(gate));
-        let before = world.transport.faults().calls(TransportCall::FetchPage);
-        let mut pull = Box::pin(world.table.pull_items(world.table.query()));
-        while world.transport.faults().calls(TransportCall::FetchPage) == before {
-            assert!((&mut pull).now_or_never().is_none());
-            tokio::task::yield_now().await;
+    world.pulled(5).await;
+    for way in WAYS {
+        let scope = || PullOptions::default().query_id(way.replace(' ', "-"));
+        // It holds the rows, and was never pulled.
+        world.table.verify_items(scope()).await.unwrap();
+        let pulled = world.meanwhile(TransportCall::FetchPage, world.table.pull_items(scope()), way).await;
+        assert_eq!((pulled, world.table.count().await.unwrap()), (Err(ErrorKind::Overtaken), 0), "{way}");
+        world.agrees().await;
+    }
+}
+
+async fn i13_i20_a_comparison_on_its_way_brings_nothing_back(store: impl Store, wire: Wire) {
+    let world = world(store, wire, ConflictPolicy::Park).await;
+    world.pulled(5).await;
+    for (number, way) in WAYS.into_iter().enumerate() {
+        for request in [TransportCall::FetchPage, TransportCall::Fetch] {
+            // Something to repair, so that a row is asked for by id.
+            let id = format!("r-0{number}");
+            world.elsewhere(&id, &format!("{way} {request:?}")).await;
+            let verified = world.meanwhile(request, world.table.verify_items(world.table.query()), way).await;
+            assert_eq!(world.table.count().await.unwrap(), 0, "{way}: {verified:?}");
+            match (way, verified) {
+                // Its own rows are left out, and no others.
+                ("purge by query", Ok(report)) => assert_eq!((report.added, report.updated), (0, 0)),
+                (_, verified) => assert_eq!(verified, Err(ErrorKind::Overtaken), "{way}"),
+            }
+            world.agrees().await;
         }
-        match how {
-            "reset" => drop(world.client.reset(ResetOptions::everything()).await.unwrap()),
-            _ => drop(world.client.sign_out(Pending::Discard).await.unwrap()),
-        }
-        drop(open);
-        assert_eq!(pull.await.unwrap_err().kind(), ErrorKind::Overtaken, "{how}");
-        assert_eq!(world.table.count().await.unwrap(), 0, "{how}");
     }
 }
 
@@ -379,8 +402,8 @@ datasync_tests::on_both_stores! {
     i20_what_is_nowhere_else_is_listed_and_nothing_is_changed
     i20_a_purge_by_query_takes_the_tokens_of_the_scopes_that_held_its_rows
     i13_pages_on_their_way_are_thrown_away
-    i13_a_comparison_brings_nothing_back_that_was_reset
-    i13_a_first_page_that_a_reset_overtakes_is_thrown_away
+    i13_the_first_page_of_a_scope_is_thrown_away_too
+    i13_i20_a_comparison_on_its_way_brings_nothing_back
     i13_a_pull_called_after_a_reset_begins_again
     i20_a_reset_races_no_write
     i20_a_sign_out_keeps_pushes_or_discards

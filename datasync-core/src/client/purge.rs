@@ -80,6 +80,8 @@ pub(crate) async fn purge(
     let total = rows.len() as u64;
     engine.events.emit(|| SyncEvent::RemovalStarted { table: Some(Arc::clone(&table.name)), total });
     let tokens = engine.store.scopes(&account, &table.name).await?.into_iter().collect();
+    // A comparison that is on its way must not bring them back.
+    rows.iter().for_each(|key| engine.crossing.changed(key));
     let reads = Reads::rows(rows.clone()).losers(account);
     let plan = Plan { table: Arc::clone(table), rows, tokens, of_table, force };
     let removed = traced!(engine.committer.commit(reads, move |tx| plan.run(tx)), "remove", rows = total).await;

@@ -188,7 +188,8 @@ impl DatasyncClient {
 
     /// Signs the account out: from then on what was made while nobody was signed in is shown. What becomes of the account's
     /// own rows is said by `pending`; removed rows go with their queue, tokens, conflicts and settled losers in one commit.
-    /// A pull or push of the account that is under way ends with an error.
+    /// A pull of the account that is under way ends with an error; so does a push, but for that of what was made while nobody was
+    /// signed in.
     ///
     /// While nobody is signed in, [`Pending::Push`] and [`Pending::Discard`] remove what was made so.
     ///
