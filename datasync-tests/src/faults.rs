@@ -73,7 +73,7 @@ impl RouterExchange {
         *self.before.lock().expect("no test panicked") = Some(Box::new(hook));
     }
 
-    /// Runs on each whole answer of the service, which it may change.
+    /// Runs on each whole answer of the service, and on those that the script gives in its place; it may change them.
     pub fn after(&self, hook: impl FnMut(&mut HttpResponse) + Send + 'static) {
         *self.after.lock().expect("no test panicked") = Some(Box::new(hook));
     }
@@ -118,7 +118,7 @@ impl Exchange for RouterExchange {
     async fn send(&self, request: HttpRequest, max_body: usize) -> Result<HttpResponse, ExchangeError> {
         let (answer, lost) = self.meet(&request)?;
         let mut answer = match answer {
-            Some(answer) => return Ok(answer),
+            Some(answer) => answer,
             None => self.way.send(request, max_body).await?,
         };
         if let Some(hook) = &mut *self.after.lock().expect("no test panicked") {
