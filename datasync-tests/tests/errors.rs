@@ -89,7 +89,12 @@ async fn errors_of_the_wire_say_what_was_tried(store: impl Store, wire: Wire) {
     world.exchange.fault(is_change, Fault::Status(422));
     world.table.push_items().await.unwrap();
     let error = written.acked().await.unwrap_err();
-    assert_eq!(said(&error), (ErrorKind::Parked, note, Some("b"), None, push, Some(422)));
+    assert_eq!(said(&error), (ErrorKind::Parked, note, Some("b"), insert, push, Some(422)));
+    assert_eq!(error.tried(), Some("sending the insert of note/b"));
+    world.client.discard("note", "b").await.unwrap();
+    let error = written.acked().await.unwrap_err();
+    assert_eq!(said(&error), (ErrorKind::Dropped, note, Some("b"), insert, push, None));
+    assert_eq!(error.tried(), Some("sending the insert of note/b"));
 
     world.exchange.fault(is_page, Fault::Status(403));
     let error = world.table.pull_items(world.table.query()).await.unwrap_err();

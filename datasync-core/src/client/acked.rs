@@ -13,7 +13,7 @@ use crate::{
         acks::{Fate, Held},
     },
     error::{Error, ErrorKind, SyncPhase},
-    row::{Hold, ParkReason, Row, RowKey},
+    row::{Hold, OperationKind, ParkReason, Row, RowKey},
 };
 
 /// What a local write returns: the entity, which is durable here, and its change, which is queued. It derefs to the entity.
@@ -82,18 +82,27 @@ impl<E> fmt::Debug for Written<E> {
 pub(crate) struct Queued {
     engine: Weak<Engine>,
     key: RowKey,
-    /// `None` if nothing of the row was left to send.
-    place: Option<u64>,
+    /// Place and kind; `None` if nothing of the row was left to send.
+    queued: Option<(u64, OperationKind)>,
     _held: Held,
 }
 
 impl Queued {
-    pub(crate) fn new(engine: &Arc<Engine>, key: RowKey, place: Option<u64>, held: &Held) -> Queued {
-        Queued { engine: Arc::downgrade(engine), key, place, _held: Arc::clone(held) }
+    pub(crate) fn new(engine: &Arc<Engine>, key: RowKey, queued: Option<(u64, OperationKind)>, held: &Held) -> Queued {
+        Queued { engine: Arc::downgrade(engine), key, queued, _held: Arc::clone(held) }
     }
 
     async fn acked(&self) -> Result<(), Error> {
-        let Some(place) = self.place else { return Ok(()) };
+        let Some((place, kind)) = self.queued else { return Ok(()) };
+        self.answered(place).await.map_err(|error| {
+            let RowKey { table, id, .. } = &self.key;
+            let error = error.at(table, id).doing(kind).during(SyncPhase::Push);
+            let kind = error.operation().unwrap_or(kind);
+            error.trying(|| format!("sending the {kind} of {table}/{id}"))
+        })
+    }
+
+    async fn answered(&self, place: u64) -> Result<(), Error> {
         let key = &self.key;
         loop {
             let Some(engine) = self.engine.upgrade() else {
@@ -114,7 +123,7 @@ impl Queued {
                 }
             }
             if let Some(error) = row.and_then(|row| held(key, &row, place)) {
-                return Err(error.at(&key.table, &key.id).during(SyncPhase::Push));
+                return Err(error);
             }
             drop(engine);
             next.told().await;
@@ -125,11 +134,11 @@ impl Queued {
 /// Why a change will not be sent before somebody has looked at it, or at the one before it.
 fn held(key: &RowKey, row: &Row, place: u64) -> Option<Error> {
     let mut queued = row.operations.iter().filter(|queued| queued.place <= place);
-    let parked = queued.find_map(|queued| match &queued.hold {
-        Hold::Parked(parked) => Some(parked),
+    let (kind, parked) = queued.find_map(|queued| match &queued.hold {
+        Hold::Parked(parked) => Some((queued.kind, parked)),
         _ => None,
     })?;
-    Some(match parked.reason {
+    let error = match parked.reason {
         ParkReason::Conflict => {
             let message = format!("the change of {key:?} waits in a conflict: {}", parked.message);
             Error::with_conflict(ErrorKind::Conflict, message, Conflict::of(key, row))
@@ -138,7 +147,8 @@ fn held(key: &RowKey, row: &Row, place: u64) -> Option<Error> {
             let message = format!("the change of {key:?} is parked: {}; edit, retry or discard it", parked.message);
             Error::new(ErrorKind::Parked, message).with_status(parked.status)
         }
-    })
+    };
+    Some(error.doing(kind))
 }
 
 fn lost(key: &RowKey, fate: Fate) -> Error {
@@ -152,5 +162,5 @@ fn lost(key: &RowKey, fate: Fate) -> Error {
             (ErrorKind::Dropped, "was dropped with its table or account before it was asked for")
         }
     };
-    Error::new(kind, format!("the change of {key:?} {why}")).at(&key.table, &key.id).during(SyncPhase::Push)
+    Error::new(kind, format!("the change of {key:?} {why}"))
 }

@@ -37,7 +37,7 @@ pub(crate) async fn one(
     let plan = move |tx: &mut Tx<'_>| apply(tx, &table, &written, &change);
     let applied = engine.committer.commit(Reads::row(key.clone()), plan).await;
     let applied = applied.map_err(|error| error.at(&key.table, &key.id).during(SyncPhase::Write))?;
-    Ok((Queued::new(engine, key, applied.place, &held), applied.record))
+    Ok((Queued::new(engine, key, applied.queued, &held), applied.record))
 }
 
 /// Writes many rows of a table: all of them or none.
@@ -56,6 +56,6 @@ pub(crate) async fn all(
     };
     let applied = engine.committer.commit(Reads::rows(rows.clone()), plan).await;
     let applied = applied.map_err(|error| error.of(&name).during(SyncPhase::Write))?;
-    let stored = |(key, applied): (RowKey, Applied)| (Queued::new(engine, key, applied.place, &held), applied.record);
+    let stored = |(key, applied): (RowKey, Applied)| (Queued::new(engine, key, applied.queued, &held), applied.record);
     Ok(rows.into_iter().zip(applied).map(stored).collect())
 }

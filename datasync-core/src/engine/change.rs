@@ -42,8 +42,8 @@ impl Change {
 /// What a local write has made.
 #[derive(Clone, Debug)]
 pub(crate) struct Applied {
-    /// The place of what is queued for the row; `None` if that is nothing.
-    pub(crate) place: Option<u64>,
+    /// Place and kind of what is queued for the row; `None` if that is nothing.
+    pub(crate) queued: Option<(u64, OperationKind)>,
     /// The row as the app sees it.
     pub(crate) record: Option<Record>,
 }
@@ -93,7 +93,8 @@ fn written(tx: &mut Tx<'_>, table: &Table, key: &RowKey, change: &Change) -> Res
     }
     row.revision += 1;
     links::settle(tx, table, key, before.as_ref(), &row)?;
-    let applied = Applied { place: row.operations.last().map(|queued| queued.place), record: row.record.clone() };
+    let queued = row.operations.last().map(|queued| (queued.place, queued.kind));
+    let applied = Applied { queued, record: row.record.clone() };
     tx.put(key, row);
     Ok(applied)
 }
