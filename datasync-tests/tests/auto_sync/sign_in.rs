@@ -30,6 +30,17 @@ async fn a_paused_account_is_tried_when_a_run_begins(wire: Wire) {
     let run = world.run(options()).await;
     assert_eq!(world.there(), ["a"], "without another word of the app");
     drop(run);
+
+    // And so if there is no network at first.
+    world.meet(|asks| if asks == Asks::Change { Meets::Status(401, 0) } else { Meets::Service });
+    world.insert("b").await;
+    drop(world.run(options()).await);
+    assert_eq!(world.client.pending().await.unwrap()[0].state, PendingState::Paused);
+    world.meet(|_| Meets::Nobody);
+    let _run = world.run(options()).await;
+    world.meet(|_| Meets::Service);
+    world.pass_seconds(10).await;
+    assert_eq!(world.there(), ["a", "b"]);
 }
 
 async fn a_refused_push_and_a_refused_pull_wait_for_the_app(wire: Wire) {

@@ -44,7 +44,7 @@ pub(super) struct Run {
     client: DatasyncClient,
     options: AutoSync,
     push: Lane,
-    /// What the next push tries.
+    /// What the next push tries; a network that is away leaves it to the one after.
     tries: Tries,
     /// All tables, at the interval.
     pull: Lane,
@@ -143,7 +143,7 @@ impl Run {
         if self.push.begins(now) {
             let (engine, tables) = (Arc::clone(&self.client.engine), self.options.tables.names());
             self.pushing_for = Arc::clone(&self.account);
-            let (account, tries) = (Arc::clone(&self.account), std::mem::replace(&mut self.tries, Tries::Nothing));
+            let (account, tries) = (Arc::clone(&self.account), self.tries);
             self.under_way.push = Some(async move { push::push(&engine, account, tables, tries).await }.boxed());
         }
         if self.pull.begins(now) {
@@ -188,7 +188,10 @@ impl Run {
                 let wait = self.wait_after(self.listen.failures());
                 self.listen.failed(now, wait);
             }
-            Wake::Pushed(Ok(report)) => self.push.ended(report.next_try),
+            Wake::Pushed(Ok(report)) => {
+                self.tries = Tries::Nothing;
+                self.push.ended(report.next_try);
+            }
             // Its account has left meanwhile.
             Wake::Pushed(Err(_)) if self.pushing_for != self.account => self.push.given_up(now),
             Wake::Pushed(Err(error)) => return self.failed(error, |run| &mut run.push),
@@ -223,7 +226,7 @@ impl Run {
         let now = self.now();
         match error.kind() {
             ErrorKind::Unauthenticated | ErrorKind::OtherAccount => {
-                self.paused = true;
+                (self.paused, self.tries) = (true, Tries::Nothing);
                 // A pull would try the sign-in once more. A push is left its answers.
                 self.give_pulls_up();
             }
