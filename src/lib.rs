@@ -15,8 +15,9 @@ pub use datasync_server as server;
 pub mod prelude {
     pub use datasync_core::{
         client::{
-            Conflict, ConflictResolver, DatasyncClient, DynTable, OfflineTable, PullOptions, PurgeOptions, RemoteTable,
-            Resolution, ResolverConflict, TableOptions, Tables, Tx, Written,
+            AutoSync, Conflict, ConflictResolver, DatasyncClient, DynTable, NetworkSignal, OfflineTable, Pending,
+            PullOptions, PurgeOptions, RemoteTable, ResetOptions, Resolution, ResolverConflict, TableOptions, Tables,
+            Tx, Written,
         },
         config::{ConflictPolicy, SyncConfig},
         entity::SyncEntity,
@@ -30,4 +31,7 @@ pub mod prelude {
     pub use datasync_http::HttpTransport;
     #[cfg(feature = "redb")]
     pub use datasync_redb::RedbStore;
+    /// Each entity has them. What they write asks for the crate `serde`, which the app names in its own manifest.
+    #[cfg(feature = "derive")]
+    pub use serde::{Deserialize, Serialize};
 }
