@@ -206,6 +206,56 @@ async fn i13_a_pull_of_rows_with_one_time_cut_after_any_page_goes_on(wire: Wire)
     cut_after_each_page(0, wire).await;
 }
 
+/// A row appears within the overlap of its stamp, behind a page that reached beyond it, and long before the pull ends.
+async fn i12_a_row_that_appears_while_a_pull_is_cut_or_slow_is_pulled(wire: Wire) {
+    let stamp: fn(&str, Timestamp) -> Timestamp = |id, now| match id {
+        "late" => now.checked_sub(jiff::SignedDuration::from_secs(20)).unwrap(),
+        _ => now,
+    };
+    for slow in [false, true] {
+        for pages in 1..7 {
+            let clock = StillClock::new();
+            let rows = filled(&clock, 120, 1, Stamping::Given(stamp));
+            let exchange = RouterExchange::new(service_at(&rows, 25, wire, clock.clone()));
+            let client = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
+            let table = notes(&client);
+            let late = {
+                let (rows, clock) = (rows.clone(), clock.clone());
+                move || {
+                    clock.advance(1_000);
+                    write(&rows, &clock, record("late", "late"));
+                    clock.advance(120_000);
+                }
+            };
+            if slow {
+                let mut left = pages;
+                exchange.before(move |request| {
+                    left -= i32::from(request.method == Method::Get && request.url.path().ends_with("note"));
+                    if left == 0 {
+                        late();
+                    }
+                });
+            } else {
+                let page: datasync_tests::Wanted = |request| request.url.path().ends_with("note");
+                (0..pages).for_each(|_| exchange.fault(page, Fault::None));
+                exchange.fault(page, Fault::Lost);
+                let cut = table.pull_items(table.query()).await.map(drop);
+                assert!(pages > 4 || cut.is_err(), "cut behind page {pages}");
+                exchange.clear_faults();
+                late();
+            }
+            table.pull_items(table.query()).await.unwrap();
+            table.pull_items(table.query()).await.unwrap();
+            assert_eq!(local_rows(&table).await, service_rows(&rows), "behind page {pages}, slow: {slow}");
+            assert!(table.get("late").await.unwrap().is_some() || (slow && pages > 4));
+            clock.advance(120_000);
+            table.pull_items(table.query()).await.unwrap();
+            let received = table.pull_items(table.query()).await.unwrap().received;
+            assert!(received < 25, "what is old is not read again for ever: {received}");
+        }
+    }
+}
+
 async fn i13_a_purge_overtakes_a_pull_and_a_later_pull_gets_everything(wire: Wire) {
     for stamping in stampings() {
         a_purge_overtakes_a_pull_and_a_later_pull_gets_everything(wire, stamping).await;
@@ -365,6 +415,7 @@ datasync_tests::on_both_wires! {
     i12_rows_with_one_time_are_all_there
     i12_rows_written_with_the_time_of_the_walk_are_all_there
     i12_an_idle_pull_is_one_request
+    i12_a_row_that_appears_while_a_pull_is_cut_or_slow_is_pulled
     i13_a_pull_cut_after_any_page_goes_on
     i13_a_pull_of_rows_with_one_time_cut_after_any_page_goes_on
     i13_a_purge_overtakes_a_pull_and_a_later_pull_gets_everything

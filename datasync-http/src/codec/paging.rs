@@ -18,7 +18,7 @@
 //! | a row changes, is deleted or comes while paging | it gets a later stamp, and ordinary pages go on to the latest |
 //! | a row is written with the stamp T behind the walk | while the service's clock is within 2 s of T, the next pull begins at T again |
 //! | rows without a stamp | they match no `ge`: they are walked by id at the first pull, and later if there were any |
-//! | a row appears after its stamp | the next pull begins at the service's time less the overlap, if the mark is later |
+//! | a row appears after its stamp | the next pull begins at the service's time less the overlap as of the first page that read beyond that, whether this pull comes to its end or is cut |
 //! | the pull is cut | the token of a page is the state behind it |
 
 use std::time::Duration;
@@ -114,11 +114,13 @@ impl Keyset {
         QueryDescription { filter, order, top, count, parameters, ..QueryDescription::default() }
     }
 
-    /// Makes the next pull begin where rows may still appear: before the mark, if that is fresh.
-    fn settle(&mut self, now: Option<Timestamp>, overlap: Duration) {
+    /// Makes the next pull begin where rows may still appear: before the mark, if that is fresh. A page without a date says
+    /// nothing of that; if it is the last one the mark counts as now.
+    fn settle(&mut self, date: Option<Timestamp>, last: bool, overlap: Duration) {
         let Some(mark) = self.mark else { return };
+        let Some(now) = date.map(millis).or(last.then_some(mark)) else { return };
         let overlap = i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX);
-        let settled = now.map_or(mark, millis).saturating_sub(overlap).max(EARLIEST + 1);
+        let settled = now.saturating_sub(overlap).max(EARLIEST + 1);
         if settled < mark {
             self.floor = Some(self.floor.map_or(settled, |floor| floor.min(settled)));
         }
@@ -137,14 +139,13 @@ impl Keyset {
         let latest = page.rows.iter().filter_map(|row| row.record.updated_at).map(millis).max();
         next.mark = self.mark.max(latest);
         if self.step.is_none() && !self.nulls {
-            // This page began at the floor; the windows behind it set the next one.
+            // This page began at the floor; it and those behind it set the next one.
             next.floor = None;
         }
+        let last = complete && matches!(self.step(), Step::From(_));
+        next.settle(page.date, last, overlap);
         next.step = match self.step() {
-            Step::From(_) if complete => {
-                next.settle(page.date, overlap);
-                None
-            }
+            Step::From(_) if complete => None,
             Step::From(from) => match latest {
                 None => return Err(stuck()),
                 // The page began at T−1ms, or at T+1ms behind a window: whatever is later than T is progress.
