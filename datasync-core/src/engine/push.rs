@@ -1,7 +1,7 @@
 //! A push: wave after wave of operations, until nothing that was asked for can be sent (DESIGN.md section 6).
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -103,9 +103,10 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
         engine.check_present(&run.account)?;
         let asked = requests.take();
         if !asked.is_empty() {
-            run.call += 1;
-            let call = run.call;
-            run.targets.extend(asked.into_iter().map(|target| (call, target)));
+            if asked.iter().any(|target| target.tries == Tries::Waiting) {
+                run.tried = 0;
+            }
+            run.targets.extend(asked);
             run.begin_again(engine.clock.now());
         }
         let selected = run.select(engine).await?;
@@ -155,10 +156,9 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
 #[derive(Default)]
 struct Run {
     account: Arc<str>,
-    targets: Vec<(u64, Target)>,
-    call: u64,
-    /// In which call a waiting operation was last tried: each call tries it once.
-    tried: HashMap<u64, u64>,
+    targets: Vec<Target>,
+    /// Up to which place everything was looked at since somebody last asked for what waits: that is tried once for each who asks.
+    tried: u64,
     /// When this pass began, and how far it has come.
     began: Timestamp,
     after: u64,
@@ -174,7 +174,7 @@ struct Run {
 impl Run {
     /// Nothing is sent by itself with a sign-in that was refused (I9).
     fn check_pause(&self) -> Result<(), Error> {
-        if self.paused && self.targets.iter().all(|(_, target)| target.tries < Tries::SignIn) {
+        if self.paused && self.targets.iter().all(|target| target.tries < Tries::SignIn) {
             let message = "the service has refused the sign-in: sign in again, or push to try this one again";
             return Err(Error::new(ErrorKind::Unauthenticated, message));
         }
@@ -225,7 +225,7 @@ impl Run {
                 // One whose wait was over when this pass began is blocked: else it would have been sent.
                 let looked_at = self.began.max(since.min(now));
                 let waits = !wait_is_over(since, length, looked_at);
-                if waits && self.targets.iter().any(|(_, target)| target.includes(&key, operation.place)) {
+                if waits && self.targets.iter().any(|target| target.includes(&key, operation.place)) {
                     let report = &mut self.progress.report;
                     let until = since.checked_add(length).unwrap_or(Timestamp::MAX);
                     report.waiting += 1;
@@ -257,7 +257,7 @@ impl Run {
             let blockers = links::blockers(engine, &ready).await?;
             for ((key, operation), blocker) in ready.into_iter().zip(blockers) {
                 if blocker.is_none() {
-                    self.tried.insert(operation.place, self.call);
+                    self.tried = self.tried.max(operation.place);
                     selected.push((key, operation));
                     continue;
                 }
@@ -270,23 +270,22 @@ impl Run {
     /// The tables of all callers. What is queued for one that this release of the app does not have waits for one that has it.
     fn tables(&self, engine: &Engine) -> Vec<Arc<str>> {
         let wanted = |table: &&Arc<str>| {
-            self.targets.iter().any(|(_, target)| target.tables.as_ref().is_none_or(|tables| tables.contains(*table)))
+            self.targets.iter().any(|target| target.tables.as_ref().is_none_or(|tables| tables.contains(*table)))
         };
         engine.tables.0.keys().filter(wanted).cloned().collect()
     }
 
     fn may_send(&self, key: &RowKey, operation: &Operation, now: Timestamp) -> bool {
-        let wanted = |target: &Target| target.includes(key, operation.place);
-        let last_call = self.targets.iter().filter(|(_, target)| wanted(target)).map(|(call, _)| *call).max();
-        let Some(_) = last_call else { return false };
+        let mut wanted = self.targets.iter().filter(|target| target.includes(key, operation.place)).peekable();
+        if wanted.peek().is_none() {
+            return false;
+        }
         match &operation.hold {
             Hold::Ready => true,
             Hold::Parked(_) => false,
             Hold::Wait { since, length, demanded } => {
-                let tried = self.tried.get(&operation.place).copied().unwrap_or(0);
-                let asked =
-                    |(call, target): &(u64, Target)| target.tries == Tries::Waiting && wanted(target) && *call > tried;
-                wait_is_over(*since, *length, now) || (!demanded && self.targets.iter().any(asked))
+                let is_tried = |target: &Target| target.tries == Tries::Waiting && operation.place > self.tried;
+                wait_is_over(*since, *length, now) || (!demanded && wanted.any(is_tried))
             }
         }
     }
