@@ -1,7 +1,10 @@
 //! The user edits while a request is on its way, and answers come late or never (I2, I5, I10).
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use async_trait::async_trait;
 use axum::{
@@ -9,21 +12,25 @@ use axum::{
     middleware::{Next, from_fn},
 };
 use datasync_core::{
-    client::{DatasyncClient, OfflineTable},
+    client::{DatasyncClient, OfflineTable, PullOptions},
+    clock::SystemClock,
     config::ConflictPolicy,
     memory::MemoryStore,
+    query::Query,
     store::Store,
 };
 use datasync_http::{Exchange, ExchangeError, HttpRequest, HttpResponse, HttpStream, HttpTransport, Method};
 use datasync_redb::RedbStore;
-use datasync_server::MemoryRepository;
+use datasync_server::{DatasyncService, MemoryRepository, TableOptions};
+use datasync_testkit::{Fault as CallFault, FaultTransport, Gate, TransportCall};
 use datasync_tests::{
-    Fault, Note, RouterExchange, Way, Wire, client, local_rows, note_of, notes, service, service_rows,
+    Fault, Note, RouterExchange, Way, Wire, client, client_over, local_rows, note_of, notes, service, service_rows,
 };
 use futures::channel::oneshot;
 
 datasync_tests::on_both_stores! {
     i02_a_thousand_writes_return_while_the_service_holds_an_answer
+    i12_a_page_on_its_way_brings_nothing_back_that_was_looked_at_since
 }
 
 /// What the user does while a change is on its way.
@@ -168,4 +175,83 @@ async fn i02_a_thousand_writes_return_while_the_service_holds_an_answer(store: i
     let report = table.push_items().await.unwrap();
     assert_eq!(report.pushed, 1_000, "{report:?}");
     assert_eq!(service_rows(&rows), local_rows(&table).await);
+}
+
+/// Waits until something has come about.
+async fn until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A service that keeps no tombstones never tells again of a row that is gone.
+async fn i12_a_page_on_its_way_brings_nothing_back_that_was_looked_at_since(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let built = DatasyncService::builder().extensions(wire.extended()).table(TableOptions::of::<Note>(), rows.clone());
+    let exchange = RouterExchange::new(wire.lead_to(built.build().unwrap()));
+    let answers = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&answers);
+    exchange.after(move |_| _ = counted.fetch_add(1, Ordering::SeqCst));
+    let transport = HttpTransport::builder("http://service").retries(0).exchange(exchange.clone()).build().unwrap();
+    let transport = FaultTransport::new(transport, SystemClock);
+    let faults = transport.faults().clone();
+    let client = DatasyncClient::builder().store(store).transport(transport).table::<Note>().build().await.unwrap();
+    let table = notes(&client);
+    // A page that the service has answered, and that has not arrived.
+    let page_on_its_way = async |scope: &str| {
+        let (gate, open) = Gate::new();
+        // In the first page of an original service are the rows without a time.
+        let pages = if wire.extended() { 1 } else { 2 };
+        (1..pages).for_each(|_| faults.next(TransportCall::FetchPage, CallFault::Pass));
+        faults.next(TransportCall::FetchPage, CallFault::Hold(gate));
+        let (before, pulling) = (answers.load(Ordering::SeqCst), table.clone());
+        let options = PullOptions::default().query_id(scope).no_push();
+        let pull = tokio::spawn(async move { pulling.pull_items(options).await });
+        until(|| answers.load(Ordering::SeqCst) == before + pages).await;
+        (pull, open)
+    };
+
+    // A deletion in doubt, because the push is dropped, of which a discard learns that it was made.
+    table.insert(note_of("a", "x")).await.unwrap();
+    table.push_items().await.unwrap();
+    let (pull, open) = page_on_its_way("one").await;
+    table.delete("a").await.unwrap();
+    let (gate, _held) = Gate::new();
+    faults.next(TransportCall::Push, CallFault::Hold(gate));
+    let pushing = table.clone();
+    let push = tokio::spawn(async move { pushing.push_items().await });
+    until(|| rows.rows().is_empty()).await;
+    push.abort();
+    assert!(push.await.unwrap_err().is_cancelled());
+    client.discard("note", "a").await.unwrap();
+    drop(open);
+    pull.await.unwrap().unwrap();
+    assert_eq!((local_rows(&table).await, service_rows(&rows)), (vec![], vec![]));
+
+    // A success for a row of which a page has shown a later state: the row is asked for, and is gone meanwhile.
+    let other = client_over(MemoryStore::new(), exchange.clone()).build().await.unwrap();
+    table.insert(note_of("b", "x")).await.unwrap();
+    table.push_items().await.unwrap();
+    table.replace(note_of("b", "ours")).await.unwrap();
+    let (gate, answer) = Gate::new();
+    faults.next(TransportCall::Push, CallFault::Hold(gate));
+    let pushing = table.clone();
+    let push = tokio::spawn(async move { pushing.push_items().await });
+    until(|| service_rows(&rows)[0].1 == "ours").await;
+    notes(&other).pull_items(Query::new()).await.unwrap();
+    notes(&other).replace(note_of("b", "theirs")).await.unwrap();
+    notes(&other).push_items().await.unwrap();
+    table.pull_items(PullOptions::default().no_push()).await.unwrap();
+    let (gate, look) = Gate::new();
+    faults.next(TransportCall::Fetch, CallFault::Late(gate));
+    let looks = faults.calls(TransportCall::Fetch);
+    drop(answer);
+    until(|| faults.calls(TransportCall::Fetch) > looks).await;
+    let (pull, open) = page_on_its_way("two").await;
+    rows.lose("b");
+    drop(look);
+    push.await.unwrap().unwrap();
+    drop(open);
+    pull.await.unwrap().unwrap();
+    assert_eq!((local_rows(&table).await, service_rows(&rows)), (vec![], vec![]));
 }

@@ -195,7 +195,7 @@ async fn settle_doubt(engine: &Engine, key: &RowKey) -> Result<(), Error> {
         engine.await_push(&key.account).await;
     }
     let table = Arc::clone(engine.tables.get(&key.table)?);
-    let looked = engine.fetch(key).await.map(Answer::Looked).map_err(|error| {
+    let looked = engine.look(key).await.map(Answer::Looked).map_err(|error| {
         let tried = || format!("asking what became of the {} of {key:?}", first.kind);
         Error::from(error).at(&key.table, &key.id).doing(first.kind).during(SyncPhase::Decide).trying(tried)
     });

@@ -26,6 +26,14 @@ impl Engine {
         Ok(shown.map_or(ServiceCopy::Absent, ServiceCopy::Found))
     }
 
+    /// What the service has of a row whose operation is asked about. A page that left before this has come may hold an older
+    /// state of the row.
+    pub(crate) async fn look(&self, key: &RowKey) -> Result<ServiceCopy, TransportError> {
+        let looked = self.fetch(key).await;
+        self.crossing.changed(key);
+        looked
+    }
+
     /// Those of some rows of one table that the table shows, at most [`IDS_A_QUERY`].
     pub(crate) async fn show(&self, keys: &[RowKey]) -> Result<BTreeMap<Arc<str>, Record>, TransportError> {
         let mut shown = BTreeMap::new();

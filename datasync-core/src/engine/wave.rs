@@ -336,6 +336,7 @@ async fn probe(engine: &Engine, unseen: Vec<Sent>) -> Vec<(Sent, Answer)> {
         for part in asked.chunks(IDS_A_QUERY) {
             let keys: Vec<RowKey> = part.iter().map(|sent| sent.key.clone()).collect();
             let shown = engine.show(&keys).await;
+            keys.iter().for_each(|key| engine.crossing.changed(key));
             for sent in part {
                 let answer = match &shown {
                     Err(error) => unreachable_table(engine, sent, &error.to_string(), error.retry_after()),
@@ -422,7 +423,7 @@ async fn store_answers(
 }
 
 async fn fetched(engine: &Engine, sent: &Sent, answer: &Answer) -> Answer {
-    match engine.fetch(&sent.key).await {
+    match engine.look(&sent.key).await {
         Ok(copy) => match answer {
             Answer::Applied(None) if sent.request.kind != OperationKind::Delete => {
                 Answer::PerhapsAppliedThenFetched(copy)
