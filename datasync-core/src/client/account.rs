@@ -67,6 +67,9 @@ impl DatasyncClient {
         let plan = move |tx: &mut Tx<'_>| account::switch(tx, &account);
         if self.engine.committer.commit(account::switch_reads(&name), plan).await? {
             self.engine.events.emit(|| SyncEvent::SignedIn { account: name });
+        } else {
+            // A run may wait for it.
+            self.engine.committer.watchers().wake();
         }
         Ok(())
     }
@@ -75,8 +78,8 @@ impl DatasyncClient {
     /// push sends them. To be called when the app knows, or has asked, that they are the user's.
     ///
     /// A row stays where it is if an attempt to send it was made whose outcome is not known, if it came from a service, if
-    /// the account has a row of its id, or if this release of the app does not have its table. Rows are moved one by one or many at once, each whole; a call that was cut is made
-    /// again.
+    /// the account has a row of its id, or if this release of the app does not have its table. Rows are moved one by one or
+    /// many at once, each whole; a call that was cut is made again.
     ///
     /// # Errors
     ///

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, MutexGuard, PoisonError},
 };
 
 use futures::{FutureExt, future::join};
@@ -75,7 +75,8 @@ pub(crate) async fn pull(engine: &Arc<Engine>, table: &Arc<Table>, wanted: Wante
     let scope = scope::scope(account, table, &query, wanted.query_id.as_deref());
     // Callers who name the same scope and mean another query do not share a run.
     let slot = {
-        let mut pulling = engine.pulling.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut pulling = engine.pulling.lock().unwrap_or_else(PoisonError::into_inner);
+        pulling.retain(|_, slot| Arc::strong_count(slot) > 1);
         Arc::clone(pulling.entry((scope.clone(), query.to_string())).or_default())
     };
     let page_size = wanted.page_size.unwrap_or(engine.settings.page_size);
@@ -117,7 +118,10 @@ impl Run {
         #[cfg(feature = "metrics")]
         self.engine.pull_ends(&self.scope.account, &table, pulled.as_ref().is_ok_and(|report| !report.more)).await;
         match &pulled {
-            Ok(report) => self.engine.events.emit(|| SyncEvent::PullEnded { table, report: *report }),
+            Ok(report) => {
+                self.failures().remove(&self.scope);
+                self.engine.events.emit(|| SyncEvent::PullEnded { table, report: *report });
+            }
             Err(error) => {
                 self.engine.events.failed(SyncPhase::Pull, Some(&table), error);
                 self.note_failure(error).await;
@@ -126,19 +130,27 @@ impl Run {
         pulled
     }
 
-    /// Writes into the journal that the service has failed the pull. A network that is away is no news.
+    /// Writes into the journal that the service has failed the pull: once for each table until that changes, so that tables
+    /// which fail in turn do not fill it. A network that is away is no news.
     async fn note_failure(&self, error: &Error) {
         if error.kind() != ErrorKind::Service {
             return;
         }
         let (account, message) = (Arc::clone(&self.scope.account), error.to_string());
         let table = Arc::clone(&self.table.name);
+        if self.failures().insert(self.scope.clone(), message.clone()).is_some_and(|known| known == message) {
+            return;
+        }
         let plan = move |tx: &mut Tx<'_>| {
             let happened = Happened::new(JournalStep::PullFailed).of(&table).message(message.clone());
             tx.journal(&account, happened);
             Ok(())
         };
         let _ = self.engine.committer.commit(Reads::default(), plan).await;
+    }
+
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<ScopeKey, String>> {
+        self.engine.pull_failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Passes until each caller has seen at least one request that left after its call.

@@ -32,7 +32,7 @@ use crate::{
         pull::overtaken,
         table::Table,
     },
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, SyncPhase},
     events::SyncEvent,
     query::{BinaryOp, Evaluator, Expr, Literal, OrderBy, QueryDescription, QueryError},
     report::VerifyReport,
@@ -69,9 +69,14 @@ pub(crate) async fn verify(
     let generation = engine.store.head().await?.generation;
     let run = Run { generation, ..Run::new(engine, table, scope, query, restored)? };
     engine.events.emit(|| SyncEvent::VerifyStarted { table: Arc::clone(&table.name) });
-    let report = traced!(run.all(), "verify", table = table.name).await?;
-    engine.events.emit(|| SyncEvent::VerifyEnded { table: Arc::clone(&table.name), report });
-    Ok(report)
+    let verified = traced!(run.all(), "verify", table = table.name).await;
+    match &verified {
+        Ok(report) => {
+            engine.events.emit(|| SyncEvent::VerifyEnded { table: Arc::clone(&table.name), report: *report });
+        }
+        Err(error) => engine.events.failed(SyncPhase::Verify, Some(&table.name), error),
+    }
+    verified
 }
 
 /// Whether the device has rows of the query that were pushed and that no page has shown yet.

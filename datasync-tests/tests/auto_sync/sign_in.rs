@@ -11,6 +11,7 @@ use futures::channel::oneshot;
 datasync_tests::on_both_wires! {
     a_paused_account_is_tried_when_a_run_begins
     a_refused_push_and_a_refused_pull_wait_for_the_app
+    a_sign_in_to_the_same_account_ends_a_pause
     i26_a_run_goes_over_to_the_account_that_signs_in
 }
 
@@ -67,6 +68,20 @@ async fn a_refused_push_and_a_refused_pull_wait_for_the_app(wire: Wire) {
     world.settle().await;
     assert_eq!(world.there(), ["a", "b", "c"]);
     assert_eq!(world.here().await, ["a", "b", "c"]);
+}
+
+async fn a_sign_in_to_the_same_account_ends_a_pause(wire: Wire) {
+    let world = World::new(wire).await;
+    world.sign_in("alice").await;
+    let _run = world.run(options()).await;
+    world.meet(|_| Meets::Status(401, 0));
+    world.insert("a").await;
+    world.pass_seconds(1).await;
+    assert_eq!(world.client.pending().await.unwrap()[0].state, PendingState::Paused);
+    world.meet(|_| Meets::Service);
+    world.sign_in("alice").await;
+    world.pass_seconds(1).await;
+    assert_eq!(world.there(), ["a"]);
 }
 
 async fn i26_a_run_goes_over_to_the_account_that_signs_in(wire: Wire) {

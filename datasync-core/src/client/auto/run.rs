@@ -51,6 +51,8 @@ pub(super) struct Run {
     /// The tables that the service has told of.
     pull_told: Lane,
     told: BTreeSet<Arc<str>>,
+    /// Those of them that are being pulled.
+    pulling_told: BTreeSet<Arc<str>>,
     /// When the service is asked (again) to tell of changes.
     listen: Lane,
     notices: Option<Notices>,
@@ -77,7 +79,7 @@ enum Wake {
 impl Run {
     pub(super) fn new(client: &DatasyncClient, options: AutoSync) -> Run {
         let account = client.engine.account();
-        let (push, pull, pull_told, listen, told) = Default::default();
+        let (push, pull, pull_told, listen, told, pulling_told) = Default::default();
         let mut run = Run {
             client: client.clone(),
             options,
@@ -87,6 +89,7 @@ impl Run {
             pull,
             pull_told,
             told,
+            pulling_told,
             listen,
             notices: None,
             under_way: UnderWay::default(),
@@ -131,10 +134,18 @@ impl Run {
                 self.begin();
             }
             let wake = self.wait(&written).await;
+            if self.paused && matches!(wake, Wake::Written) && self.is_signed_in_again().await {
+                self.want_everything();
+            }
             if let Err(error) = self.look(wake) {
                 return error;
             }
         }
+    }
+
+    /// Whether the app has signed in to the account once more since its sign-in was refused.
+    async fn is_signed_in_again(&mut self) -> bool {
+        self.client.engine.paused(&self.account).await.is_ok_and(|since| since.is_none())
     }
 
     /// Begins what is wanted by now.
@@ -152,7 +163,7 @@ impl Run {
         if self.pull_told.begins(now) {
             let tables = self.options.tables.among(&self.told, &self.client.engine.tables);
             self.under_way.pull_told = Some(pull(&self.client, tables));
-            self.told.clear();
+            self.pulling_told = std::mem::take(&mut self.told);
         }
         if self.listen.begins(now) {
             let transport = Arc::clone(&self.client.engine.transport);
@@ -205,9 +216,8 @@ impl Run {
                 }
             }
             Wake::PulledTold(Err(error)) => {
-                // Which of the tables has failed is not said: all of them are pulled again, when its wait is over.
-                self.pull_told.ended(None);
-                return self.failed(error, |run| &mut run.pull);
+                self.told.append(&mut self.pulling_told);
+                return self.failed(error, |run| &mut run.pull_told);
             }
             Wake::CanTell(true) => {
                 let engine = &self.client.engine;
