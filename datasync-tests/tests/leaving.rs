@@ -32,6 +32,7 @@ datasync_tests::on_both_stores_extended! {
     i12_a_row_that_no_page_has_shown_leaves_with_its_tombstone_forgotten
     i12_a_row_that_was_gone_before_the_first_pull_leaves_with_it
     i12_rows_that_left_before_a_purge_leave_with_the_next_pull
+    i27_a_restore_behind_a_purge_loses_no_row_silently
     i27_a_scope_that_begins_again_notices_a_restored_service_too
 }
 
@@ -409,6 +410,23 @@ async fn a_filter_that_was_changed_after_a_purge_is_noticed(store: impl Store, w
     here.pull_items(lower).await.unwrap();
     let expected: Vec<_> = service_rows(&rows).into_iter().filter(|(.., rank)| *rank < 5).collect();
     assert_eq!(local_rows(&here).await, expected);
+}
+
+async fn i27_a_restore_behind_a_purge_loses_no_row_silently(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 7, wire));
+    let one = client(store, &exchange, ConflictPolicy::Park).await;
+    let here = notes(&one);
+    written(&here, 0..5, "before").await;
+    let backup = rows.snapshot();
+    written(&here, 5..8, "lost").await;
+    here.pull_items(here.query()).await.unwrap();
+    here.purge_items(PurgeOptions::default().query(here.query().filter(|note| note.id.eq("002")))).await.unwrap();
+    rows.restore(&backup);
+    here.pull_items(here.query()).await.unwrap();
+    let losers = one.settled_losers().await.unwrap();
+    assert_eq!(losers.iter().map(|loser| &*loser.key.id).collect::<Vec<_>>(), ["005", "006", "007"]);
+    assert_eq!(local_rows(&here).await, service_rows(&rows));
 }
 
 async fn i27_a_scope_that_begins_again_notices_a_restored_service_too(store: impl Store, wire: Wire) {

@@ -260,12 +260,12 @@ impl Run {
                 }
             },
             (_, state) => {
-                // What a purge has left of a scope: nobody tells what had gone before.
+                // What a purge has left of a scope: nobody tells what had gone before, nor of a restore since.
                 let forgotten = stored.is_none().then_some(state.is_some());
                 let check = state.and_then(|state| state.check);
                 self.state = ScopeState::begin(&self.query, check, now);
                 match (forgotten, check) {
-                    (Some(true), None) => self.state.must_check(Check::Expired),
+                    (Some(true), None) => self.state.must_check(Check::Restored),
                     (Some(false), _) if self.has_unseen().await? => self.state.must_check(Check::Unseen),
                     _ => {}
                 }

@@ -62,7 +62,7 @@ pub(crate) enum Check {
     Expired,
     /// The scope was old.
     Age,
-    /// The service was restored from a backup: it may have lost rows (I27).
+    /// The service was restored from a backup, or may have been since a purge has removed the token: it may have lost rows (I27).
     Restored,
     /// The scope is new, and the device had pushed rows of its query: those that no page shows may have been removed before.
     Unseen,

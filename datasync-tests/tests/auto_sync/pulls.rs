@@ -24,6 +24,7 @@ datasync_tests::on_both_wires! {
     a_write_leaves_while_a_pull_waits_for_its_page
     a_table_that_cannot_be_pulled_holds_no_other_up
     what_a_pull_leaves_is_pulled_at_once
+    a_moment_in_the_background_ends_at_its_time
 }
 
 fn options() -> AutoSync {
@@ -208,4 +209,41 @@ async fn what_a_pull_leaves_is_pulled_at_once(wire: Wire) {
     let _run = world.run(options()).await;
     world.pass_seconds(2).await;
     assert_eq!(world.here().await.len(), 5);
+}
+
+async fn a_moment_in_the_background_ends_at_its_time(wire: Wire) {
+    let world = World::new(wire).await;
+    let moment = || {
+        let (client, deadline) = (world.client.clone(), world.now() + Duration::from_secs(30));
+        tokio::spawn(async move { client.sync_until(deadline).await.unwrap() })
+    };
+    world.insert("a").await;
+    let (open, gate) = oneshot::channel::<()>();
+    world.meet_once(Asks::Change, Meets::Gate(gate));
+    let first = moment();
+    world.pass_seconds(29).await;
+    assert!(!first.is_finished() && !open.is_canceled());
+    world.pass_seconds(2).await;
+    assert!(open.is_canceled(), "what was on its way is given up");
+    let report = first.await.unwrap();
+    assert_eq!((report.push, report.pulls.len(), report.complete), (None, 0, false));
+    assert!(world.client.pending().await.unwrap()[0].in_doubt);
+
+    world.appears("b");
+    let (_open, gate) = oneshot::channel::<()>();
+    world.meet_once(Asks::Others, Meets::Gate(gate));
+    let second = moment();
+    world.pass_seconds(31).await;
+    let report = second.await.unwrap();
+    assert_eq!(report.push.map(|push| (push.pushed, push.waiting)), Some((1, 0)), "sent again");
+    assert_eq!(report.pulls.keys().map(AsRef::as_ref).collect::<Vec<&str>>(), ["note"], "what has ended is told");
+    assert!(!report.complete);
+    assert_eq!(
+        (world.here().await, world.there()),
+        (vec!["a".to_owned(), "b".to_owned()], vec!["a".to_owned(), "b".to_owned()])
+    );
+
+    let third = moment();
+    world.settle().await;
+    assert!(third.await.unwrap().complete);
 }
