@@ -84,7 +84,10 @@ impl Known {
     /// so that the middle of both is taken. Pages and redirects are not believed: they may come from a network that asks for
     /// a sign-in.
     fn tell_time(&self, response: &HttpResponse, sent: Timestamp, received: Timestamp) {
-        let json = response.header("content-type").map_or(response.body.is_empty(), |kind| kind.contains("json"));
+        // surf gives this one to an answer that has none.
+        let no_kind = |kind: &str| kind.contains("octet-stream") && response.body.is_empty();
+        let kind = response.header("content-type");
+        let json = kind.map_or(response.body.is_empty(), |kind| kind.contains("json") || no_kind(kind));
         let took = received.duration_since(sent);
         let Some(date) = response.header("date").and_then(response::date) else { return };
         if !json || matches!(response.status, 300..=399 | 511) || took.is_negative() || took > LONGEST_TIMED {

@@ -169,7 +169,11 @@ async fn a_clock_that_is_ahead_gives_no_edit_an_advantage(store: impl Store, wir
     here.dated().insert(dated("1", "from the future")).await.unwrap();
     here.sync().await;
     let now = world.clock.now();
-    assert!(of::<Dated>(&world.dated, "1").changed <= now + SignedDuration::from_secs(1), "cut to the service's time");
+    assert!(
+        of::<Dated>(&world.dated, "1").changed <= now + SignedDuration::from_secs(1),
+        "{wire:?}: cut to the service's time: {} {now}",
+        of::<Dated>(&world.dated, "1").changed
+    );
     // It is set right, and then ahead again while there is no network: the offset it knows is wrong.
     here.clock.set_ahead(NO);
     here.sync().await;
