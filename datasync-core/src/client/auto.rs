@@ -7,12 +7,13 @@
 //! | the service listens again after a break | a pull: changes in between were told to nobody |
 //! | the interval has passed, or the network is back | a push and a pull |
 //! | a change waits after a failure | a push tries it again when its wait is over |
-//! | a push or a pull fails | that one is tried again after a wait that doubles; the network's return ends the wait |
+//! | a push or the pull of a table fails | that one is tried again after a wait that doubles; the network's return ends the wait |
 //! | the sign-in is refused | nothing more until the app says that there is another |
 //! | another account signs in | everything, at once |
 //! | the future is dropped | what was sent and not answered is in doubt, as after any push that was dropped |
 
 mod lane;
+mod pulls;
 mod run;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};

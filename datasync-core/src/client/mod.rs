@@ -30,7 +30,7 @@ mod transaction;
 mod watch;
 mod write;
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 pub use acked::Written;
 pub use auto::{AutoSync, NetworkSignal, SyncReport};
@@ -83,17 +83,6 @@ impl Tables {
     /// Their names; `None` for all.
     fn names(&self) -> Option<Vec<Arc<str>>> {
         self.0.clone()
-    }
-
-    fn is_none(&self) -> bool {
-        self.0.as_ref().is_some_and(Vec::is_empty)
-    }
-
-    /// Those of them that are among `told` and that the client has.
-    fn among(&self, told: &BTreeSet<Arc<str>>, known: &crate::engine::table::Tables) -> Tables {
-        let meant =
-            |name: &&Arc<str>| known.0.contains_key(&***name) && self.0.as_ref().is_none_or(|all| all.contains(*name));
-        Tables(Some(told.iter().filter(meant).cloned().collect()))
     }
 }
 

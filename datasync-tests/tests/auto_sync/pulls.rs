@@ -21,6 +21,7 @@ datasync_tests::on_both_wires! {
     a_run_that_is_dropped_asks_for_nothing_more
     notices_put_no_interval_off
     a_told_table_that_fails_puts_no_interval_off
+    a_told_table_that_fails_puts_no_other_off
     a_write_leaves_while_a_pull_waits_for_its_page
     a_table_that_cannot_be_pulled_holds_no_other_up
     what_a_pull_leaves_is_pulled_at_once
@@ -147,6 +148,22 @@ async fn a_told_table_that_fails_puts_no_interval_off(wire: Wire) {
     world.appears("a");
     world.pass_seconds(120).await;
     assert_eq!(world.here().await, ["a"]);
+}
+
+async fn a_told_table_that_fails_puts_no_other_off(wire: Wire) {
+    let world = World::new(wire).await;
+    let _run = world.run(options()).await;
+    world.tell(ChangeNotice::Connected).await;
+    world.meet(|asks| if asks == Asks::Notes { Meets::Status(403, 0) } else { Meets::Service });
+    for (told, id) in ["b", "c", "d", "e", "f"].into_iter().enumerate() {
+        world.other_appears(id);
+        world.tell_of("note").await;
+        world.tell_of("other").await;
+        world.pass_seconds(10).await;
+        assert_eq!(world.others_here().await, told as u64 + 1, "it waits for nothing that the other one has failed");
+    }
+    let failed = world.times(Asks::Notes);
+    assert!(failed.len() < 15, "and the one that fails is asked more and more rarely: {failed:?}");
 }
 
 async fn a_write_leaves_while_a_pull_waits_for_its_page(wire: Wire) {

@@ -3,15 +3,18 @@
 use crate::world::{Asks, Meets, NEVER, World};
 use datasync_core::{
     client::{AutoSync, PendingState},
+    error::ErrorKind,
+    events::SyncEvent,
     transport::ChangeNotice,
 };
 use datasync_tests::Wire;
-use futures::channel::oneshot;
+use futures::{FutureExt, StreamExt, channel::oneshot};
 
 datasync_tests::on_both_wires! {
     a_paused_account_is_tried_when_a_run_begins
     a_refused_push_and_a_refused_pull_wait_for_the_app
     a_sign_in_to_the_same_account_ends_a_pause
+    i26_a_token_of_another_account_is_not_tried_with_each_write
     i26_a_run_goes_over_to_the_account_that_signs_in
 }
 
@@ -82,6 +85,33 @@ async fn a_sign_in_to_the_same_account_ends_a_pause(wire: Wire) {
     world.sign_in("alice").await;
     world.pass_seconds(1).await;
     assert_eq!(world.there(), ["a"]);
+}
+
+async fn i26_a_token_of_another_account_is_not_tried_with_each_write(wire: Wire) {
+    let world = World::new(wire).await;
+    world.sign_in("alice").await;
+    let _run = world.run(options()).await;
+    let mut events = world.client.events();
+    // Her token is over, and the one that follows it is another's.
+    world.meet_once(Asks::Change, Meets::Status(401, 0));
+    world.holds_a_token_of("bob");
+    world.insert("a").await;
+    world.pass_seconds(1).await;
+    let mut failures = || {
+        let told = std::iter::from_fn(|| events.next().now_or_never().flatten());
+        told.filter(|event| matches!(event, SyncEvent::Failed { kind: ErrorKind::OtherAccount, .. })).count()
+    };
+    assert!(failures() > 0, "the app is told");
+    let asked = world.requests();
+    for id in ["b", "c", "d"] {
+        world.insert(id).await;
+        world.pass_seconds(60).await;
+    }
+    assert_eq!((world.requests(), failures()), (asked, 0), "nothing is tried");
+    world.holds_a_token_of("alice");
+    world.insert("e").await;
+    world.pass_seconds(1).await;
+    assert_eq!(world.there(), ["a", "b", "c", "d", "e"]);
 }
 
 async fn i26_a_run_goes_over_to_the_account_that_signs_in(wire: Wire) {

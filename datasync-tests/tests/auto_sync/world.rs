@@ -264,8 +264,13 @@ impl World {
 
     /// The app has another token, and says so.
     pub(crate) async fn sign_in(&self, name: &'static str) {
-        *self.session.lock().unwrap() = Some(name);
+        self.holds_a_token_of(name);
         self.client.sign_in(name).await.unwrap();
+    }
+
+    /// The app has another token, and has told the client nothing.
+    pub(crate) fn holds_a_token_of(&self, name: &'static str) {
+        *self.session.lock().unwrap() = Some(name);
     }
 
     /// What the requests meet from now on.

@@ -36,13 +36,9 @@ impl Lane {
         self.want(at);
     }
 
-    /// Whether it begins now.
-    pub(super) fn begins(&mut self, now: Timestamp) -> bool {
-        let begins = self.is_wanted_by(now);
-        if begins {
-            (self.at, self.under_way) = (None, true);
-        }
-        begins
+    /// It begins.
+    pub(super) fn begin(&mut self) {
+        (self.at, self.under_way) = (None, true);
     }
 
     /// It has come to its end, and is wanted again at this time.

@@ -1,6 +1,6 @@
 //! The run of a client that synchronizes by itself: pushes, pulls and listening side by side, each in a lane of its own.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::{
     FutureExt, StreamExt,
@@ -13,9 +13,10 @@ use jiff::Timestamp;
 use super::{
     AutoSync,
     lane::{Lane, later},
+    pulls::{Pulled, Pulls},
 };
 use crate::{
-    client::{DatasyncClient, Tables},
+    client::DatasyncClient,
     engine::push::{self, Tries, backoff},
     error::{Error, ErrorKind},
     report::PushReport,
@@ -27,15 +28,10 @@ const TOGETHER: Duration = Duration::from_millis(100);
 
 type Notices = BoxStream<'static, Result<ChangeNotice, TransportError>>;
 
-/// Whether a pull has left something for the next one.
-type Pulling = BoxFuture<'static, Result<bool, Error>>;
-
-/// What is under way; dropped with the run.
+/// What is under way besides pulls; dropped with the run.
 #[derive(Default)]
 struct UnderWay {
     push: Option<BoxFuture<'static, Result<PushReport, Error>>>,
-    pull: Option<Pulling>,
-    pull_told: Option<Pulling>,
     /// Whether the service can tell of changes.
     ask: Option<BoxFuture<'static, bool>>,
 }
@@ -46,13 +42,7 @@ pub(super) struct Run {
     push: Lane,
     /// What the next push tries; a network that is away leaves it to the one after.
     tries: Tries,
-    /// All tables, at the interval.
-    pull: Lane,
-    /// The tables that the service has told of.
-    pull_told: Lane,
-    told: BTreeSet<Arc<str>>,
-    /// Those of them that are being pulled.
-    pulling_told: BTreeSet<Arc<str>>,
+    pulls: Pulls,
     /// When the service is asked (again) to tell of changes.
     listen: Lane,
     notices: Option<Notices>,
@@ -71,26 +61,21 @@ enum Wake {
     Network,
     Told(Option<Result<ChangeNotice, TransportError>>),
     Pushed(Result<PushReport, Error>),
-    Pulled(Result<bool, Error>),
-    PulledTold(Result<bool, Error>),
+    Pulled(Pulled),
     CanTell(bool),
 }
 
 impl Run {
     pub(super) fn new(client: &DatasyncClient, options: AutoSync) -> Run {
         let account = client.engine.account();
-        let (push, pull, pull_told, listen, told, pulling_told) = Default::default();
         let mut run = Run {
             client: client.clone(),
+            pulls: Pulls::new(client, &options.tables),
             options,
-            push,
+            push: Lane::default(),
             // The app has begun anew, and may have another sign-in.
             tries: Tries::SignIn,
-            pull,
-            pull_told,
-            told,
-            pulling_told,
-            listen,
+            listen: Lane::default(),
             notices: None,
             under_way: UnderWay::default(),
             pushing_for: Arc::clone(&account),
@@ -108,9 +93,8 @@ impl Run {
     fn want_everything(&mut self) {
         let now = self.now();
         (self.paused, self.tries) = (false, Tries::SignIn);
-        for lane in [&mut self.push, &mut self.pull] {
-            lane.want_in_any_case(now);
-        }
+        self.push.want_in_any_case(now);
+        self.pulls.lanes().for_each(|lane| lane.want_in_any_case(now));
         if self.notices.is_none() {
             self.listen.want_in_any_case(now);
         }
@@ -145,27 +129,24 @@ impl Run {
 
     /// Whether the app has signed in to the account once more since its sign-in was refused.
     async fn is_signed_in_again(&mut self) -> bool {
-        self.client.engine.paused(&self.account).await.is_ok_and(|since| since.is_none())
+        let engine = &self.client.engine;
+        engine.paused(&self.account).await.is_ok_and(|since| since.is_none())
+            && engine.check_sign_in(&self.account).await.is_ok()
     }
 
     /// Begins what is wanted by now.
     fn begin(&mut self) {
         let now = self.now();
-        if self.push.begins(now) {
+        if self.push.is_wanted_by(now) {
+            self.push.begin();
             let (engine, tables) = (Arc::clone(&self.client.engine), self.options.tables.names());
             self.pushing_for = Arc::clone(&self.account);
             let (account, tries) = (Arc::clone(&self.account), self.tries);
             self.under_way.push = Some(async move { push::push(&engine, account, tables, tries).await }.boxed());
         }
-        if self.pull.begins(now) {
-            self.under_way.pull = Some(pull(&self.client, self.options.tables.clone()));
-        }
-        if self.pull_told.begins(now) {
-            let tables = self.options.tables.among(&self.told, &self.client.engine.tables);
-            self.under_way.pull_told = Some(pull(&self.client, tables));
-            self.pulling_told = std::mem::take(&mut self.told);
-        }
-        if self.listen.begins(now) {
+        self.pulls.begin(&self.client, now);
+        if self.listen.is_wanted_by(now) {
+            self.listen.begin();
             let transport = Arc::clone(&self.client.engine.transport);
             let able = async move { transport.capabilities().await.is_ok_and(|able| able.notifications) };
             self.under_way.ask = Some(able.boxed());
@@ -181,17 +162,12 @@ impl Run {
             Wake::Written => self.push.want(later(now, self.options.push_after)),
             Wake::Network => self.want_everything(),
             Wake::Told(Some(Ok(ChangeNotice::Changed(table)))) => {
-                let table = BTreeSet::from([table]);
-                let soon = later(now, TOGETHER);
-                // A pull of all tables that begins by then brings this one too.
-                let wanted = !self.options.tables.among(&table, &self.client.engine.tables).is_none();
-                if wanted && !self.pull.is_wanted_by(soon) {
-                    self.told.extend(table);
-                    self.pull_told.want(soon);
+                if let Some(lane) = self.pulls.lane(&table) {
+                    lane.want(later(now, TOGETHER));
                 }
             }
             Wake::Told(Some(Ok(ChangeNotice::Connected))) => {
-                self.pull.want(now);
+                self.pulls.lanes().for_each(|lane| lane.want(now));
                 self.listen.ended(None);
             }
             Wake::Told(_) => {
@@ -205,20 +181,14 @@ impl Run {
             }
             // Its account has left meanwhile.
             Wake::Pushed(Err(_)) if self.pushing_for != self.account => self.push.given_up(now),
-            Wake::Pushed(Err(error)) => return self.failed(error, |run| &mut run.push),
-            // What a pull has left for the next one is fetched at once.
-            Wake::Pulled(Ok(more)) => self.pull.ended(Some(if more { now } else { interval })),
-            Wake::Pulled(Err(error)) => return self.failed(error, |run| &mut run.pull),
-            Wake::PulledTold(Ok(more)) => {
-                self.pull_told.ended(None);
-                if more {
-                    self.pull.want(now);
+            Wake::Pushed(Err(error)) => return self.failed(error, None),
+            Wake::Pulled((table, Ok(more))) => {
+                if let Some(lane) = self.pulls.lane(&table) {
+                    // What a pull has left for the next one is fetched at once.
+                    lane.ended(Some(if more { now } else { interval }));
                 }
             }
-            Wake::PulledTold(Err(error)) => {
-                self.told.append(&mut self.pulling_told);
-                return self.failed(error, |run| &mut run.pull_told);
-            }
+            Wake::Pulled((table, Err(error))) => return self.failed(error, Some(&table)),
             Wake::CanTell(true) => {
                 let engine = &self.client.engine;
                 self.notices = Some(engine.transport.changes(Arc::clone(&self.account)));
@@ -231,8 +201,8 @@ impl Run {
         Ok(())
     }
 
-    /// What a failure means for the next attempt.
-    fn failed(&mut self, error: Error, lane: fn(&mut Run) -> &mut Lane) -> Result<(), Error> {
+    /// What the failure of a table's pull, or else of a push, means for the next attempt.
+    fn failed(&mut self, error: Error, table: Option<&str>) -> Result<(), Error> {
         let now = self.now();
         match error.kind() {
             ErrorKind::Unauthenticated | ErrorKind::OtherAccount => {
@@ -244,19 +214,23 @@ impl Run {
             ErrorKind::Store if error.passes() => {}
             _ => return Err(error),
         }
-        let failures = lane(self).failures();
+        let failures = self.lane(table).failures();
         let wait = self.wait_after(failures);
-        lane(self).failed(now, wait);
+        self.lane(table).failed(now, wait);
         Ok(())
+    }
+
+    /// That of a table's pulls, or else of pushes.
+    fn lane(&mut self, table: Option<&str>) -> &mut Lane {
+        table.and_then(|table| self.pulls.lane(table)).unwrap_or(&mut self.push)
     }
 
     /// Drops what reads; it is wanted again.
     fn give_pulls_up(&mut self) {
         let now = self.now();
-        (self.under_way.pull, self.under_way.pull_told, self.under_way.ask) = (None, None, None);
-        self.pull.given_up(now);
+        self.pulls.give_up(now);
+        self.under_way.ask = None;
         self.listen.given_up(now);
-        self.pull_told.rests();
     }
 
     fn wait_after(&self, failures: u32) -> Duration {
@@ -264,45 +238,36 @@ impl Run {
     }
 
     async fn wait(&mut self, written: &crate::engine::watch::Flag) -> Wake {
-        let lanes = [&self.push, &self.pull, &self.pull_told, &self.listen].map(Lane::next);
+        let lanes = [self.push.next(), self.pulls.next(), self.listen.next()];
         let next = lanes.into_iter().flatten().min().filter(|_| !self.paused);
         let clock = &self.client.engine.clock;
         let length = |at: Timestamp| Duration::try_from(at.duration_since(clock.now())).unwrap_or_default();
         let due = OptionFuture::from(next.map(|at| clock.sleep(length(at))));
         let notices = self.notices.as_mut();
         let told = OptionFuture::from(notices.map(StreamExt::next));
-        let UnderWay { push, pull, pull_told, ask } = &mut self.under_way;
+        let UnderWay { push, ask } = &mut self.under_way;
         let done = {
-            let (push, pull) = (present(push), present(pull));
-            let (pull_told, ask) = (present(pull_told), present(ask));
+            let (push, mut pull, ask) = (present(push), self.pulls.ended(), present(ask));
             let (written, signal) = (written.raised().fuse(), self.options.network.0.raised().fuse());
             let (due, told) = (forever(due).fuse(), forever(told).fuse());
-            pin_mut!(push, pull, pull_told, ask, written, signal, due, told);
+            pin_mut!(push, ask, written, signal, due, told);
             select_biased! {
                 () = signal => Wake::Network,
                 () = written => Wake::Written,
                 notice = told => Wake::Told(notice),
                 pushed = push => Wake::Pushed(pushed),
                 pulled = pull => Wake::Pulled(pulled),
-                pulled = pull_told => Wake::PulledTold(pulled),
                 able = ask => Wake::CanTell(able),
                 () = due => Wake::Due,
             }
         };
         match done {
             Wake::Pushed(_) => *push = None,
-            Wake::Pulled(_) => *pull = None,
-            Wake::PulledTold(_) => *pull_told = None,
             Wake::CanTell(_) => *ask = None,
             _ => {}
         }
         done
     }
-}
-
-fn pull(client: &DatasyncClient, tables: Tables) -> Pulling {
-    let client = client.clone();
-    async move { Ok(client.pull_tables(tables).await?.values().any(|report| report.more)) }.boxed()
 }
 
 /// What a future makes, if there is one; nothing ever if there is none.
