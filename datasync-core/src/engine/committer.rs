@@ -114,22 +114,27 @@ struct State {
     last_place: u64,
 }
 
-/// The only writer of a store.
-pub(crate) struct Committer {
+/// What every group works with.
+struct Parts {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     tables: Arc<Tables>,
     service: Arc<Service>,
-    watchers: Arc<Watchers>,
-    present: Arc<Present>,
+    watchers: Watchers,
+    present: Present,
     acks: Arc<Acks>,
-    journal: Arc<Journal>,
+    journal: Journal,
+}
+
+/// The only writer of a store.
+pub(crate) struct Committer {
+    parts: Arc<Parts>,
     state: Mutex<State>,
 }
 
 impl fmt::Debug for Committer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Committer").field("store", &self.store).finish_non_exhaustive()
+        f.debug_struct("Committer").field("store", &self.parts.store).finish_non_exhaustive()
     }
 }
 
@@ -141,32 +146,24 @@ impl Committer {
         present: Present,
         service: Arc<Service>,
     ) -> Committer {
-        Committer {
-            store,
-            clock,
-            tables,
-            service,
-            watchers: Arc::default(),
-            present: Arc::new(present),
-            acks: Arc::default(),
-            journal: Arc::default(),
-            state: Mutex::default(),
-        }
+        let (watchers, acks, journal) = Default::default();
+        let parts = Parts { store, clock, tables, service, watchers, present, acks, journal };
+        Committer { parts: Arc::new(parts), state: Mutex::default() }
     }
 
     /// The account that is shown.
     pub(crate) fn present(&self) -> &Present {
-        &self.present
+        &self.parts.present
     }
 
     /// Who waits for rows to change.
     pub(crate) fn watchers(&self) -> &Watchers {
-        &self.watchers
+        &self.parts.watchers
     }
 
     /// Who waits for the service.
     pub(crate) fn acks(&self) -> &Arc<Acks> {
-        &self.acks
+        &self.parts.acks
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -225,19 +222,9 @@ impl Committer {
             taken += 1;
         }
         let members = state.pending.drain(..taken).collect();
-        let head = state.head;
-        let engine = Engine {
-            store: Arc::clone(&self.store),
-            clock: Arc::clone(&self.clock),
-            tables: Arc::clone(&self.tables),
-            service: Arc::clone(&self.service),
-            watchers: Arc::clone(&self.watchers),
-            present: Arc::clone(&self.present),
-            acks: Arc::clone(&self.acks),
-            journal: Arc::clone(&self.journal),
-            last_place: state.last_place,
-        };
-        let group = traced!(run(engine, members, head), "commit", members = taken).boxed().shared();
+        let (head, last_place) = (state.head, state.last_place);
+        let run = run(Arc::clone(&self.parts), members, head, last_place);
+        let group = traced!(run, "commit", members = taken).boxed().shared();
         state.running = Some(group.clone());
         group
     }
@@ -256,23 +243,15 @@ fn lost() -> Error {
     Error::new(ErrorKind::Store, "the commit ended without an answer")
 }
 
-/// What a group works with.
-struct Engine {
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
-    tables: Arc<Tables>,
-    service: Arc<Service>,
-    watchers: Arc<Watchers>,
-    present: Arc<Present>,
-    acks: Arc<Acks>,
-    journal: Arc<Journal>,
+/// Runs one group, which gives places away beyond the last one; returns the head that it leaves, if that is known.
+async fn run(
+    parts: Arc<Parts>,
+    mut members: Vec<Box<dyn Member>>,
+    head: Option<Head>,
     last_place: u64,
-}
-
-/// Runs one group; returns the head that it leaves, if that is known.
-async fn run(engine: Engine, mut members: Vec<Box<dyn Member>>, head: Option<Head>) -> Option<Head> {
+) -> Option<Head> {
     members.retain(|member| member.wanted());
-    match attempt(&engine, &mut members, head).await {
+    match attempt(&parts, &mut members, head, last_place).await {
         Ok(head) => {
             members.into_iter().for_each(|member| member.finish(None));
             Some(head)
@@ -284,23 +263,28 @@ async fn run(engine: Engine, mut members: Vec<Box<dyn Member>>, head: Option<Hea
     }
 }
 
-async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Option<Head>) -> Result<Head, Error> {
-    let (store, clock) = (&*engine.store, &*engine.clock);
+async fn attempt(
+    parts: &Parts,
+    members: &mut [Box<dyn Member>],
+    mut head: Option<Head>,
+    last_place: u64,
+) -> Result<Head, Error> {
+    let (store, clock) = (&*parts.store, &*parts.clock);
     for _ in 0..MAX_ROUNDS {
         let mut known = match head {
             Some(head) => head,
             None => {
                 let known = store.head().await?;
-                engine.present.reload(store).await?;
-                engine.journal.forget();
-                engine.watchers.wake();
+                parts.present.reload(store).await?;
+                parts.journal.forget();
+                parts.watchers.wake();
                 known
             }
         };
-        known.last_place = known.last_place.max(engine.last_place);
-        let mut snapshot = read(store, wanted(members), known, engine.present.get()).await?;
+        known.last_place = known.last_place.max(last_place);
+        let mut snapshot = read(store, wanted(members), known, parts.present.get()).await?;
         let mut group = loop {
-            let group = plan(engine, members, &snapshot);
+            let group = plan(parts, members, &snapshot);
             let wanted = snapshot.wanted.take();
             if wanted.is_empty() {
                 break group;
@@ -310,9 +294,9 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
         if group.is_empty() {
             return Ok(known);
         }
-        let news = engine.service.news();
+        let news = parts.service.news();
         group.notes.extend(news.iter().map(|note| (service::NOTE.into(), Some(note.clone()))));
-        let additions = engine.journal.additions(store, clock.now(), &group.ended, &group.journal).await?;
+        let additions = parts.journal.additions(store, clock.now(), &group.ended, &group.journal).await?;
         group.notes.extend(additions.notes.iter().cloned());
         let next = Head {
             number: known.number + 1,
@@ -320,20 +304,20 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
             generation: known.generation + u64::from(group.raise_generation),
             last_place: group.last_place,
         };
-        let under_way = engine.watchers.commit();
-        let _decided = engine.acks.commit(&Changes {
+        let under_way = parts.watchers.commit();
+        let _decided = parts.acks.commit(&Changes {
             before: &snapshot.rows,
             after: &group.rows,
             fates: &group.fates,
             clear: &group.clear,
             created: known.last_place + 1..group.last_place + 1,
         });
-        if commit(store, &engine.tables, &group, next).await? {
-            news.iter().for_each(|note| engine.service.stored(note));
-            engine.journal.stored(additions);
+        if commit(store, &parts.tables, &group, next).await? {
+            news.iter().for_each(|note| parts.service.stored(note));
+            parts.journal.stored(additions);
             let everybody = group.present.is_some() || !group.clear.is_empty();
             if let Some(account) = group.present {
-                engine.present.set(account);
+                parts.present.set(account);
             }
             if !everybody {
                 let before = |key: &RowKey| snapshot.rows.get(key).and_then(Option::as_ref);
@@ -349,13 +333,13 @@ async fn attempt(engine: &Engine, members: &mut [Box<dyn Member>], mut head: Opt
 }
 
 /// Plans the members one after the other, each on what the earlier ones leave.
-fn plan(engine: &Engine, members: &mut [Box<dyn Member>], snapshot: &Snapshot) -> Overlay {
+fn plan(parts: &Parts, members: &mut [Box<dyn Member>], snapshot: &Snapshot) -> Overlay {
     let last_place = snapshot.head.last_place;
     let mut group = Overlay { last_place, ..Overlay::default() };
     for member in members.iter_mut() {
         let own = Overlay { last_place: group.last_place, losers: group.losers, ..Overlay::default() };
-        let (clock, service) = (&*engine.clock, &*engine.service);
-        let mut tx = Tx { snapshot, group: &group, own, tables: &engine.tables, clock, service };
+        let (clock, service) = (&*parts.clock, &*parts.service);
+        let mut tx = Tx { snapshot, group: &group, own, tables: &parts.tables, clock, service };
         if member.plan(&mut tx) {
             let own = tx.own;
             group.absorb(own);

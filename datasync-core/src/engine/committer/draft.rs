@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::{Committer, Overlay, Snapshot, Tx};
+use super::{Committer, Overlay, Parts, Snapshot, Tx};
 use crate::{
     error::Error,
     row::{Record, Row, RowKey},
@@ -64,7 +64,7 @@ impl Draft {
         plan: impl FnOnce(&mut Tx<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let own = Overlay { last_place: self.own.last_place, ..Overlay::default() };
-        let Committer { tables, clock, service, .. } = committer;
+        let Parts { tables, clock, service, .. } = &*committer.parts;
         let mut tx = Tx { snapshot: &self.read, group: &self.own, own, tables, clock: &**clock, service };
         let planned = plan(&mut tx)?;
         let own = tx.own;
