@@ -7,10 +7,8 @@
 //! | comparison with the service | [`VerifyStarted`](SyncEvent::VerifyStarted) | [`VerifyProgress`](SyncEvent::VerifyProgress) | [`VerifyEnded`](SyncEvent::VerifyEnded) |
 //! | purge, reset, sign-out | [`RemovalStarted`](SyncEvent::RemovalStarted) | nothing: one commit | [`RemovalEnded`](SyncEvent::RemovalEnded) |
 //!
-//! A push, a pull or a comparison that ends with an error ends with [`Failed`](SyncEvent::Failed); what a removal could not do is
-//! told to its caller alone. The migrations and indexes of a store that opens
-//! come before there is a client: they are told to
-//! [`ClientBuilder::on_progress`](crate::client::ClientBuilder::on_progress).
+//! Each of them that ends with an error ends with [`Failed`](SyncEvent::Failed). The migrations and indexes of a store that opens
+//! come before there is a client: they are told to [`ClientBuilder::on_progress`](crate::client::ClientBuilder::on_progress).
 
 use std::{
     fmt,
@@ -80,7 +78,7 @@ pub enum SyncEvent {
     },
     /// A push has ended without an error.
     PushEnded(PushReport),
-    /// A push, a pull or a comparison has ended with an error. Whoever called it has the error too; of
+    /// A push, a pull, a comparison or a removal has ended with an error. Whoever called it has the error too; of
     /// [`run`](crate::client::DatasyncClient::run) this is all that is told.
     Failed {
         /// What was under way.

@@ -4,7 +4,7 @@
 use datasync_core::{
     client::{DatasyncClient, Pending, PurgeOptions, ResetOptions},
     config::ConflictPolicy,
-    error::ErrorKind,
+    error::{ErrorKind, SyncPhase},
     events::{EventStream, SyncEvent},
     store::Store,
 };
@@ -33,6 +33,7 @@ fn told(events: &mut EventStream) -> Vec<(&'static str, Option<u64>, Option<u64>
             SyncEvent::VerifyEnded { report, .. } => ("verify ended", Some(report.compared), None),
             SyncEvent::RemovalStarted { total, .. } => ("removal", None, Some(total)),
             SyncEvent::RemovalEnded { report, .. } => ("removed", Some(report.rows), None),
+            SyncEvent::Failed { phase: SyncPhase::Leave, kind: ErrorKind::Pending, .. } => ("refused", None, None),
             other => panic!("{other:?} is not looked at"),
         });
     }
@@ -86,9 +87,8 @@ async fn each_step_is_told_with_what_is_done_and_of_how_much(store: impl Store, 
     let verified = told(&mut events);
     assert_eq!(verified, [("verify", None, None), ("compared", some(5), some(5)), ("verify ended", some(5), None)]);
 
-    // What is refused has no end: who has called has the error.
     assert_eq!(table.purge_items(PurgeOptions::default()).await.unwrap_err().kind(), ErrorKind::Pending);
-    assert_eq!(told(&mut events), [("removal", None, some(6))]);
+    assert_eq!(told(&mut events), [("removal", None, some(6)), ("refused", None, None)]);
     let one = table.query().filter(|note| note.id.eq("a"));
     table.purge_items(PurgeOptions::default().query(one)).await.unwrap();
     assert_eq!(told(&mut events), [("removal", None, some(1)), ("removed", some(1), None)]);

@@ -21,8 +21,7 @@ use crate::{
         table::Table,
     },
     entity::SyncEntity,
-    error::{Error, SyncPhase},
-    events::SyncEvent,
+    error::Error,
     query::{Query, QueryDescription},
     report::PurgeReport,
     row::{Row, RowKey, SettledLoser},
@@ -78,16 +77,12 @@ pub(crate) async fn purge(
     let key = |id| RowKey { account: Arc::clone(&account), table: Arc::clone(&table.name), id };
     let rows: Vec<RowKey> = found.map(|(id, _)| key(id)).collect();
     let total = rows.len() as u64;
-    engine.events.emit(|| SyncEvent::RemovalStarted { table: Some(Arc::clone(&table.name)), total });
     let tokens = engine.store.scopes(&account, &table.name).await?.into_iter().collect();
     // A comparison that is on its way must not bring them back.
     rows.iter().for_each(|key| engine.crossing.changed(key));
     let reads = Reads::rows(rows.clone()).losers(account);
     let plan = Plan { table: Arc::clone(table), rows, tokens, of_table, force };
-    let removed = traced!(engine.committer.commit(reads, move |tx| plan.run(tx)), "remove", rows = total).await;
-    let report = removed.map_err(|error| error.of(&table.name).during(SyncPhase::Leave))?;
-    engine.events.emit(|| SyncEvent::RemovalEnded { table: Some(Arc::clone(&table.name)), report });
-    Ok(report)
+    reset::commit_telling(engine, Some(&table.name), total, reads, move |tx| plan.run(tx)).await
 }
 
 struct Plan {

@@ -86,7 +86,6 @@ pub(super) async fn remove(
         [only] => only.table.clone(),
         _ => None,
     };
-    engine.events.emit(|| SyncEvent::RemovalStarted { table: of.clone(), total: rows });
     let tables = Arc::clone(&engine.tables);
     let plan = move |tx: &mut Tx<'_>| {
         let mut lost: Vec<PendingChange> = Vec::new();
@@ -126,10 +125,26 @@ pub(super) async fn remove(
         }
         Ok(PurgeReport { rows, dropped: lost.len() as u64 })
     };
-    let removed = traced!(engine.committer.commit(reads, plan), "remove", rows = rows).await;
-    let report = removed.map_err(|error| error.during(SyncPhase::Leave))?;
-    engine.events.emit(|| SyncEvent::RemovalEnded { table: of, report });
-    Ok(report)
+    commit_telling(engine, of.as_ref(), rows, reads, plan).await
+}
+
+/// Commits a removal, and tells how it goes.
+pub(super) async fn commit_telling(
+    engine: &Arc<Engine>,
+    table: Option<&Arc<str>>,
+    total: u64,
+    reads: Reads,
+    plan: impl FnMut(&mut Tx<'_>) -> Result<PurgeReport, Error> + Send + 'static,
+) -> Result<PurgeReport, Error> {
+    engine.events.emit(|| SyncEvent::RemovalStarted { table: table.cloned(), total });
+    let removed = traced!(engine.committer.commit(reads, plan), "remove", rows = total).await;
+    let removed = removed.map_err(|error| table.into_iter().fold(error, |error, table| error.of(table)));
+    let removed = removed.map_err(|error| error.during(SyncPhase::Leave));
+    match &removed {
+        Ok(report) => engine.events.emit(|| SyncEvent::RemovalEnded { table: table.cloned(), report: *report }),
+        Err(error) => engine.events.failed(SyncPhase::Leave, table, error),
+    }
+    removed
 }
 
 /// Refuses to drop what is nowhere else.
