@@ -215,7 +215,13 @@ impl Run {
                 self.state.must_check(restart.into());
             }
             let token = page.token.clone().or_else(|| stored.clone());
-            let storing = self.store_page(page, request, stored, generation);
+            done += rows;
+            let storing = async {
+                let effects = self.store_page(page, request, stored, generation).await?;
+                // The next page may be long in coming.
+                self.tell(&effects, done, total);
+                Ok::<_, Error>(effects)
+            };
             let fetching = async {
                 match more {
                     true => self.fetch(pages + 1, token.clone()).await.map(Some),
@@ -225,12 +231,9 @@ impl Run {
             let (effects, fetched) = join(storing, fetching).await;
             let effects = effects?;
             stored = token;
-            done += rows;
             self.report.pages += 1;
             self.report.received += rows;
             self.count(effects);
-            let table = &self.table.name;
-            self.engine.events.emit(|| SyncEvent::PageCommitted { table: Arc::clone(table), done, total });
             next = fetched?;
         }
         self.report.more = !complete;
@@ -326,18 +329,25 @@ impl Run {
         Ok(())
     }
 
+    /// Tells of a page that is stored.
+    fn tell(&self, effects: &[(Arc<str>, Effect)], done: u64, total: Option<u64>) {
+        let (table, events) = (&self.table.name, &self.engine.events);
+        let parked = effects.iter().filter(|(_, effect)| *effect == Effect::Conflict(Settled::Parked));
+        for (id, _) in parked {
+            let reason = "conflict".to_owned();
+            events.emit(|| SyncEvent::ItemParked { table: Arc::clone(table), id: Arc::clone(id), reason });
+        }
+        events.emit(|| SyncEvent::PageCommitted { table: Arc::clone(table), done, total });
+    }
+
     fn count(&mut self, effects: Vec<(Arc<str>, Effect)>) {
-        for (id, effect) in effects {
+        for (_, effect) in effects {
             match effect {
                 Effect::Inserted => self.report.inserted += 1,
                 Effect::Updated => self.report.updated += 1,
                 Effect::Removed => self.report.removed += 1,
                 Effect::Unchanged => {}
-                Effect::Conflict(Settled::Parked) => {
-                    self.report.conflicts += 1;
-                    let (table, reason) = (Arc::clone(&self.table.name), "conflict".to_owned());
-                    self.engine.events.emit(|| SyncEvent::ItemParked { table, id, reason });
-                }
+                Effect::Conflict(Settled::Parked) => self.report.conflicts += 1,
                 Effect::Conflict(_) => self.report.settled += 1,
             }
         }
