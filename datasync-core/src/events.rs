@@ -3,7 +3,7 @@
 //! | what | begins | goes on | ends |
 //! | --- | --- | --- | --- |
 //! | push | [`PushStarted`](SyncEvent::PushStarted) | [`ItemPushed`](SyncEvent::ItemPushed), `ItemDelayed`, `ItemParked` | [`PushEnded`](SyncEvent::PushEnded) |
-//! | pull | [`PullStarted`](SyncEvent::PullStarted) | [`PageFetched`](SyncEvent::PageFetched), [`PageCommitted`](SyncEvent::PageCommitted) | [`PullEnded`](SyncEvent::PullEnded) |
+//! | pull | [`PullStarted`](SyncEvent::PullStarted) | [`PageFetched`](SyncEvent::PageFetched), [`PageCommitted`](SyncEvent::PageCommitted), `ItemParked` | [`PullEnded`](SyncEvent::PullEnded) |
 //! | comparison with the service | [`VerifyStarted`](SyncEvent::VerifyStarted) | [`VerifyProgress`](SyncEvent::VerifyProgress) | [`VerifyEnded`](SyncEvent::VerifyEnded) |
 //! | purge, reset, sign-out | [`RemovalStarted`](SyncEvent::RemovalStarted) | nothing: one commit | [`RemovalEnded`](SyncEvent::RemovalEnded) |
 //!

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use datasync_core::{
-    client::{DatasyncClient, Pending, PurgeOptions, ResetOptions},
+    client::{DatasyncClient, Pending, PullOptions, PurgeOptions, ResetOptions},
     config::ConflictPolicy,
     error::{ErrorKind, SyncPhase},
     events::{EventStream, SyncEvent},
@@ -102,6 +102,42 @@ async fn each_step_is_told_with_what_is_done_and_of_how_much(store: impl Store, 
     assert_eq!(told(&mut events), [("removal", None, some(1)), ("removed", some(1), None)]);
 }
 
+async fn a_pull_tells_what_it_parks(store: impl Store, wire: Wire) {
+    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 1_000, wire));
+    let there = notes(&fill(&exchange, 3).await);
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    table.pull_items(table.query()).await.unwrap();
+    let ids = ["00001", "00002"];
+    for id in ids {
+        table.replace(note_of(id, "here")).await.unwrap();
+        there.replace(note_of(id, "there too")).await.unwrap();
+    }
+    there.push_items().await.unwrap();
+    let mut events = client.events();
+    let parked = |events: &mut EventStream| {
+        let mut parked = Vec::new();
+        while let Some(Some(event)) = events.next().now_or_never() {
+            if let SyncEvent::ItemParked { table, id, reason } = event {
+                parked.push((table.to_string(), id.to_string(), reason));
+            }
+        }
+        parked
+    };
+    let report = table.pull_items(PullOptions::default().no_push()).await.unwrap();
+    assert_eq!(report.conflicts, 2);
+    let expected = ids.map(|id| ("note".to_owned(), id.to_owned(), "conflict".to_owned()));
+    assert_eq!(parked(&mut events), expected);
+    let waiting = client.conflicts().await.unwrap();
+    assert_eq!(waiting.iter().map(|conflict| conflict.id()).collect::<Vec<_>>(), ids);
+
+    // It is shown as it has become, and waits as before.
+    there.replace(note_of("00001", "there again")).await.unwrap();
+    there.push_items().await.unwrap();
+    let report = table.pull_items(PullOptions::default().no_push()).await.unwrap();
+    assert_eq!((report.conflicts, parked(&mut events)), (0, Vec::new()), "told once");
+}
+
 async fn a_long_comparison_is_told_part_by_part(store: impl Store, wire: Wire) {
     const ROWS: u64 = 2_500;
     let exchange = RouterExchange::new(service(&MemoryRepository::new(), 1_000, wire));
@@ -117,6 +153,7 @@ async fn a_long_comparison_is_told_part_by_part(store: impl Store, wire: Wire) {
 
 datasync_tests::on_both_stores! {
     each_step_is_told_with_what_is_done_and_of_how_much
+    a_pull_tells_what_it_parks
 }
 
 datasync_tests::on_both_wires! {

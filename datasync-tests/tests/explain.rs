@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use datasync_core::{
-    client::{DatasyncClient, Explanation, OfflineTable, PullOptions, TableOptions, Tables},
+    client::{DatasyncClient, Explanation, OfflineTable, PullOptions, Resolution, TableOptions, Tables},
     config::ConflictPolicy,
     query::Query,
     store::Store,
@@ -180,6 +180,60 @@ async fn rows_that_wait_for_somebody(store: impl Store + Clone, wire: Wire) {
     assert!(explained.paused.is_some());
 }
 
+async fn rows_that_failed_more_than_once(store: impl Store + Clone, wire: Wire) {
+    let world = World::new(store, wire).await;
+    world.table.insert(note_of("a", "marked")).await.unwrap();
+    world.table.push_items().await.unwrap();
+    world.table.replace(note_of("a", "marked too")).await.unwrap();
+    for failures in 1..=3 {
+        world.pushed_into(if failures < 3 { Fault::Lost } else { Fault::Status(503) }).await;
+        let after =
+            if failures > 1 { format!("not known after {failures} failures: ") } else { "not known: ".to_owned() };
+        let waits = format!(
+            "Its replace was sent, and whether the service has it is {after}it is sent again after …, or by an explicit push."
+        );
+        let reason = if failures < 3 { FAILURE } else { "The last failure: …503…." };
+        world.says("a", false, &[VERSION, UNPULLED, &waits, STARTED, reason]).await;
+    }
+
+    // Looked at, it had no effect; and then there is no network.
+    world.exchange.fault(is_change, Fault::Status(412));
+    world.pushed_into(Fault::Refused).await;
+    let failed = "Its replace failed 3 times: the next push sends it.";
+    let explained = world.says("a", false, &[VERSION, UNPULLED, failed, STARTED, FAILURE]).await;
+    assert_eq!((explained.changes[0].attempts, explained.changes[0].in_doubt), (3, false));
+    world.client.push_tables(Tables::all()).await.unwrap();
+    world.says("a", true, &[VERSION, UNPULLED]).await;
+}
+
+async fn rows_of_which_a_body_has_lost(store: impl Store + Clone, wire: Wire) {
+    let world = World::new(store, wire).await;
+    for id in ["a", "b", "c"] {
+        world.table.insert(note_of(id, "marked")).await.unwrap();
+        world.table.push_items().await.unwrap();
+        world.elsewhere(id).await;
+        world.table.replace(note_of(id, "marked too")).await.unwrap();
+    }
+    world.table.push_items().await.unwrap();
+    let settled = async |id: &str, resolution: Resolution<Note>| {
+        let conflict = world.client.conflicts().await.unwrap().into_iter().find(|conflict| conflict.id() == id);
+        world.client.resolve(&conflict.unwrap(), resolution).await.unwrap();
+    };
+    let kept = "at …, and is kept: restore it, or forget it.";
+    settled("a", Resolution::Take).await;
+    let ours = format!("A body of this device lost a conflict {kept}");
+    let explained = world.says("a", true, &[VERSION, UNPULLED, &ours]).await;
+    assert_eq!(explained.losers, world.client.settled_losers().await.unwrap(), "those of this row");
+    settled("b", Resolution::Keep).await;
+    let theirs = format!("A body of the service lost a conflict {kept}");
+    let waits = "Its replace waits to be sent: the next push sends it.";
+    world.says("b", false, &[VERSION, UNPULLED, waits, STARTED, &theirs]).await;
+
+    world.client.restore_loser(explained.losers[0].id).await.unwrap();
+    let restored = world.says("a", false, &[VERSION, UNPULLED, waits, STARTED]).await;
+    assert!(restored.losers.is_empty());
+}
+
 async fn rows_of_an_account(store: impl Store + Clone, wire: Wire) {
     let world = World::new(store, wire).await;
     world.table.insert(note_of("a", "marked")).await.unwrap();
@@ -223,6 +277,8 @@ datasync_tests::on_both_stores! {
     rows_in_doubt
     rows_that_the_service_asks_to_wait
     rows_that_wait_for_somebody
+    rows_that_failed_more_than_once
+    rows_of_which_a_body_has_lost
     rows_of_an_account
     rows_that_go_after_others
     rows_in_quarantine

@@ -118,6 +118,8 @@ async fn i27_a_restored_service_loses_no_row_of_the_device_silently(store: impl 
     lost.sort_unstable();
     assert_eq!(lost, ["020", "021", "022", "023", "024"]);
     assert!(losers.iter().all(|loser| loser.cause == LoserCause::Vanished));
+    let explained = one.explain("note", "020").await.unwrap().to_string();
+    assert!(explained.contains("A body went with a service that was restored at "), "{explained}");
     assert_eq!(one.pending().await.unwrap().len(), 1, "queued operations stay");
     here.push_items().await.unwrap();
     here.pull_items(here.query()).await.unwrap();

@@ -8,10 +8,11 @@ use crate::{
     client::{
         DatasyncClient, JournalEntry, JournalStep, PendingChange, PendingState,
         pending::{pause, states},
+        quarantine,
     },
     engine::journal,
     error::Error,
-    row::{Record, RowKey, ServiceCopy},
+    row::{LoserCause, Record, RowKey, ServiceCopy, SettledLoser, Side},
     store::QueuedOperation,
 };
 
@@ -82,6 +83,8 @@ pub struct Explanation {
     pub changes: Vec<PendingChange>,
     /// Why it could not be migrated to this release of the app.
     pub quarantine: Option<String>,
+    /// What of it lost a conflict or went with its row, and is kept until somebody decides or its age has passed; oldest first.
+    pub losers: Vec<SettledLoser>,
     /// Since when the service refuses the account's sign-in.
     pub paused: Option<Timestamp>,
     /// Why it was not sent the last time, by the journal.
@@ -138,6 +141,17 @@ impl fmt::Display for Explanation {
         if let Some(seen) = &self.seen {
             writeln!(f, "A pull has met {seen}: it is looked at when the outcome of the attempt is known.")?;
         }
+        for loser in &self.losers {
+            let what = match (loser.cause, loser.side) {
+                (LoserCause::Conflict, Side::Local) => "A body of this device lost a conflict",
+                (LoserCause::Conflict, Side::Service) => "A body of the service lost a conflict",
+                (LoserCause::Vanished, _) => "A body went with a service that was restored",
+                (LoserCause::Quarantined, _) => {
+                    "A body that could not be migrated gave way to a newer one of the service"
+                }
+            };
+            writeln!(f, "{what} at {}, and is kept: restore it, or forget it.", loser.at)?;
+        }
         if let Some(error) = &self.last_error {
             writeln!(f, "The last failure: {error}.")?;
         }
@@ -152,8 +166,13 @@ impl Explanation {
     fn explain(&self, f: &mut fmt::Formatter<'_>, change: &PendingChange) -> fmt::Result {
         let PendingChange { kind, attempts, .. } = change;
         match (change.in_doubt, attempts) {
-            (true, _) => write!(f, "Its {kind} was sent, and whether the service has it is not known: ")?,
+            (true, 0 | 1) => write!(f, "Its {kind} was sent, and whether the service has it is not known: ")?,
+            (true, attempts) => write!(
+                f,
+                "Its {kind} was sent, and whether the service has it is not known after {attempts} failures: "
+            )?,
             (false, 0) => write!(f, "Its {kind} waits to be sent: ")?,
+            (false, 1) => write!(f, "Its {kind} failed once: ")?,
             (false, attempts) => write!(f, "Its {kind} failed {attempts} times: ")?,
         }
         match &change.state {
@@ -184,8 +203,8 @@ impl Explanation {
 }
 
 impl DatasyncClient {
-    /// Why a row is, or is not, as the service has it: what is kept of it, what is queued and what that waits for, and what
-    /// the journal says. Needs no network.
+    /// Why a row is, or is not, as the service has it: what is kept of it, what is queued and what that waits for, what
+    /// of it has lost, and what the journal says. Needs no network.
     ///
     /// ```
     /// # use datasync_core::{client::DatasyncClient, error::Error};
@@ -213,6 +232,8 @@ impl DatasyncClient {
         if paused.is_some() {
             pause(&mut changes);
         }
+        let mut losers = quarantine::all_losers(&self.engine).await?;
+        losers.retain(|loser| loser.key == key);
         let mut journal = journal::newest(&*self.engine.store, &account, None, WHOLE).await?;
         journal.retain(|entry| entry.table.as_ref() == Some(&table) && entry.ids.contains(&id));
         let failed = |entry: &&JournalEntry| {
@@ -235,6 +256,7 @@ impl DatasyncClient {
             last_error: last_error.filter(|_| !changes.is_empty()),
             changes,
             quarantine: row.quarantine.map(|quarantine| quarantine.reason),
+            losers,
             paused,
             journal,
         })

@@ -238,6 +238,11 @@ async fn i23_local_fields_that_no_longer_fit_are_kept(place: impl Place, wire: W
     let losers = store.losers("", None, 100).await.unwrap();
     let kept = losers.iter().find(|loser| *loser.key.id == *"plain").unwrap();
     assert_eq!((kept.cause, kept.schema, &json_of(&kept.body)["scroll"]), (LoserCause::Quarantined, 1, &json!(3)));
+    let explained = client.explain("note", "plain").await.unwrap().to_string();
+    assert!(
+        explained.contains("A body that could not be migrated gave way to a newer one of the service"),
+        "{explained}"
+    );
     let held = client.quarantined().await.unwrap();
     assert!(held.iter().any(|held| held.loser == Some(kept.id) && held.reason.contains("`scroll`")), "{held:?}");
     place.end(client).await;
