@@ -21,6 +21,8 @@ use crate::faults::{Faults, Told, make};
 /// What is called of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StoreCall {
+    /// Its opening.
+    Open,
     /// Any read: head, rows, scans, counts, operations, tokens, scopes and losers.
     Read,
     /// A commit.
@@ -96,7 +98,7 @@ impl RecordFilter for Counting {
 #[async_trait]
 impl<S: Store> Store for FaultStore<S> {
     async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Outdated>, StoreError> {
-        self.inner.open(tables).await
+        self.call(StoreCall::Open, self.inner.open(tables)).await
     }
 
     async fn head(&self) -> Result<Head, StoreError> {

@@ -2,6 +2,7 @@
 
 pub mod histories;
 pub mod queries;
+pub mod steps;
 
 mod faults;
 mod way;

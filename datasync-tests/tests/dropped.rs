@@ -2,10 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::{
-    future::poll_fn,
-    pin::pin,
     sync::{Arc, Mutex},
-    task::Poll,
     time::Duration,
 };
 
@@ -15,7 +12,7 @@ use datasync_core::{
         DatasyncClient, OfflineTable, Pending, PendingRequest, PullOptions, PurgeOptions, ResetOptions, Resolution,
         Tables, Tx,
     },
-    clock::{Clock, SystemClock},
+    clock::{Clock as _, SystemClock},
     error::{Error, ErrorKind},
     row::OperationKind,
     store::Store,
@@ -27,46 +24,12 @@ use datasync_server::{Action, Change, MemoryRepository, Repository};
 use datasync_testkit::{Fault as StoreFault, FaultStore, StoreCall};
 use datasync_tests::{
     Fault, MemoryStore, Note, RedbStore, RouterExchange, Wire, note_of, notes, service, service_rows,
+    steps::{Steps, step, within},
 };
-use futures::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, LocalBoxFuture},
-};
-use jiff::Timestamp;
+use futures::{FutureExt, StreamExt, future::LocalBoxFuture};
 
 /// More steps than any call here has.
 const MANY: usize = 500;
-
-/// Gives way once.
-async fn step() {
-    let mut given = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut given, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-/// A clock whose sleeps are one step long.
-#[derive(Debug)]
-struct Steps;
-
-impl Clock for Steps {
-    fn now(&self) -> Timestamp {
-        SystemClock.now()
-    }
-
-    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
-        step().boxed()
-    }
-
-    fn random(&self) -> u64 {
-        SystemClock.random()
-    }
-}
 
 /// A way to the service with a step before each request, and one before its answer arrives.
 #[derive(Clone, Debug)]
@@ -416,21 +379,6 @@ fn calls_to_the_service() -> Vec<Call> {
             .boxed_local()
         }),
     ]
-}
-
-/// The call's end, if it takes no more than so many polls; else it is dropped.
-async fn within<T>(polls: usize, call: impl Future<Output = T>) -> Option<T> {
-    let mut call = pin!(call);
-    let mut left = polls;
-    poll_fn(|context| {
-        let Some(less) = left.checked_sub(1) else { return Poll::Ready(None) };
-        left = less;
-        match call.as_mut().poll(context) {
-            Poll::Pending if left == 0 => Poll::Ready(None),
-            ended => ended.map(Some),
-        }
-    })
-    .await
 }
 
 async fn dropped_at_each_step<S: Store>(store: impl Fn() -> S, wire: Wire, call: &Call, apart: usize) {

@@ -101,7 +101,7 @@ async fn i23_killed_at_every_commit_in_memory() {
 }
 
 /// The content of a memory store in another one.
-async fn copy_of(store: &MemoryStore) -> MemoryStore {
+pub(crate) async fn copy_of(store: &MemoryStore) -> MemoryStore {
     let (copy, spec) = (MemoryStore::new(), table_spec(&Note::SCHEMA));
     Store::open(&copy, &[spec]).await.unwrap();
     let mut batch = WriteBatch { number: 1, ..WriteBatch::default() };

@@ -3,6 +3,7 @@
 
 #[macro_use]
 mod world;
+mod dropped;
 mod former;
 mod kills;
 mod quarantine;
