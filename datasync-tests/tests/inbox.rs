@@ -38,7 +38,16 @@ impl World {
     }
 
     async fn client_at(&self, store: impl Store, config: &str, clock: StillClock) -> DatasyncClient {
-        let exchange = RouterExchange::new(self.way.clone());
+        self.client_over(store, config, clock, RouterExchange::new(self.way.clone())).await
+    }
+
+    async fn client_over(
+        &self,
+        store: impl Store,
+        config: &str,
+        clock: StillClock,
+        exchange: RouterExchange,
+    ) -> DatasyncClient {
         let transport = HttpTransport::builder("http://service").retries(0).clock(clock.clone()).exchange(exchange);
         let builder = DatasyncClient::builder().store(store).transport(transport.build().unwrap()).clock(clock);
         builder.config(SyncConfig::from_toml(config).unwrap()).table::<Note>().build().await.unwrap()
@@ -88,6 +97,7 @@ on_both_stores! {
     the_inbox_is_read_in_parts
     i28_a_lost_body_comes_back_as_an_edit
     i28_a_lost_body_is_kept_until_its_age_has_passed
+    i28_a_wrong_date_of_an_answer_removes_no_lost_body
     losers_of_one_millisecond_are_in_the_order_in_which_they_lost
 }
 
@@ -312,4 +322,20 @@ async fn i28_a_lost_body_is_kept_until_its_age_has_passed(store: impl Store + Cl
     assert_eq!(titles(&again).await, ["ours", "ours later"], "nothing goes before the service was heard of");
     sync(&again).await;
     assert_eq!(titles(&again).await, ["ours later"], "the age of one has passed");
+}
+
+async fn i28_a_wrong_date_of_an_answer_removes_no_lost_body(store: impl Store, wire: Wire) {
+    let world = World::new(wire);
+    let exchange = RouterExchange::new(world.way.clone());
+    let config = "[sync]\nconflict = 'server-wins'";
+    let here = world.client_over(store, config, world.clock.clone(), exchange.clone()).await;
+    let there = world.client(MemoryStore::new(), "").await;
+    clash(&here, &there, &["a"], "ours").await;
+    // What stands before the service has a clock that is years ahead.
+    exchange.after(|answer| {
+        answer.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("date"));
+        answer.headers.push(("date".to_owned(), "Fri, 14 Jun 2030 09:46:40 GMT".to_owned()));
+    });
+    sync(&here).await;
+    assert_eq!(here.settled_losers().await.unwrap().len(), 1);
 }

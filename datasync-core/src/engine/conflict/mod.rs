@@ -310,11 +310,11 @@ fn lose_theirs(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &Row, service:
     }
 }
 
-/// Removes the settled losers whose age has passed, the oldest first. By the service's time, which has just been heard of: a
-/// device whose clock was set years ahead must not take them for old.
+/// Removes the settled losers whose age has passed, the oldest first. By the service's time and by this device's: of either a
+/// clock may be years ahead, and one answer with a wrong time must not make them old.
 pub(crate) async fn expire_losers(engine: &Engine) -> Result<(), Error> {
     let here = engine.clock.now();
-    let now = engine.service.time(here).unwrap_or(here);
+    let now = engine.service.time(here).map_or(here, |there| there.min(here));
     loop {
         let oldest = engine.store.losers(&engine.account(), None, AT_ONCE).await?;
         let old = |loser: &SettledLoser| now.duration_since(loser.at).unsigned_abs() >= engine.settings.loser_age;
