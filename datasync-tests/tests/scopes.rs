@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::{
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,12 +22,14 @@ use datasync_tests::{
     Fault, MemoryStore, Note, RouterExchange, Wire, client, client_over, local_rows, note_of, notes, service,
     service_rows,
 };
+use serde_json::json;
 
 datasync_tests::on_both_stores! {
     a_changed_filter_lets_the_rows_of_the_old_one_go
     a_row_of_two_scopes_stays_until_both_have_let_it_go
     verify_finds_what_no_page_tells
     verify_leaves_alone_what_is_queued_or_moves
+    verify_goes_on_behind_a_row_that_came_twice
     i27_an_old_scope_is_pulled_again_and_checked
     a_cut_pull_is_checked_by_the_next_one
     pull_tables_takes_the_queries_of_the_configuration
@@ -148,6 +153,32 @@ async fn verify_leaves_alone_what_is_queued_or_moves(store: impl Store, wire: Wi
     table.verify_items(table.query()).await.unwrap();
     assert!(*seen.lock().unwrap());
     assert!(table.get("late").await.unwrap().is_some());
+}
+
+/// A service that pages by place shows the last row of a page again at the top of the next one if a row was made before it.
+async fn verify_goes_on_behind_a_row_that_came_twice(store: impl Store, wire: Wire) {
+    let rows = MemoryRepository::new();
+    let row = |id: &str| json!({ "id": id, "title": "first", "rank": 1 });
+    rows.seed((0..2_500).map(|rank| row(&format!("{rank:04}"))).collect()).unwrap();
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    table.pull_items(table.query()).await.unwrap();
+    rows.seed(json!([row("2300-b")])).unwrap();
+    let (made, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let (times, by_id, there) = (Arc::clone(&made), Arc::clone(&asked), rows.clone());
+    exchange.before(move |request| {
+        let path = request.url.path();
+        if request.url.query().is_some_and(|query| query.contains("$skip=300")) {
+            // Before all that the list has shown so far.
+            there.seed(json!([row(&format!("!{}", times.fetch_add(1, Ordering::SeqCst)))])).unwrap();
+        }
+        by_id.lock().unwrap().extend(path.strip_prefix("/tables/note/").map(str::to_owned));
+    });
+    let report = table.verify_items(table.query()).await.unwrap();
+    assert!(made.load(Ordering::SeqCst) >= 2, "between two pages of each part of the list");
+    assert_eq!(*asked.lock().unwrap(), ["2300-b"], "only what differs is asked for by id");
+    assert_eq!((report.added, report.updated, report.removed), (1, 0, 0));
 }
 
 async fn i27_an_old_scope_is_pulled_again_and_checked(store: impl Store, wire: Wire) {

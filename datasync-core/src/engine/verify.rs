@@ -194,14 +194,16 @@ impl<'r> Run<'r> {
             overlap: std::time::Duration::ZERO,
             include_deleted: false,
         };
-        let (mut versions, mut count) = (Versions::new(), None);
+        let (mut versions, mut received, mut count) = (Versions::new(), 0, None);
         loop {
             let page = self.engine.transport.fetch_page(&request).await?;
             count = count.or(page.total);
+            // Not the ids: a row comes twice where another one was made before it between two pages.
+            received += page.rows.len();
             versions.extend(page.rows.into_iter().map(|row| (row.id, row.record.version)));
             // A service may cut pages shorter than was asked for; what its link leads to is the rest of this list.
             if !page.more || page.token.is_none() {
-                return Ok(Listed { more: versions.len() >= CHUNK, versions, count });
+                return Ok(Listed { more: received >= CHUNK, versions, count });
             }
             request.token = page.token;
             request.first = false;
