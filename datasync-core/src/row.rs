@@ -134,7 +134,8 @@ pub struct Row {
     pub tombstone: Option<Tombstone>,
     /// The scopes that hold the row.
     pub scopes: Vec<Arc<str>>,
-    /// Whether the last scope that held the row has let it go: then it leaves with its last queued operation.
+    /// Whether the last scope that held the row has let it go: then it leaves with its last queued operation. A scope that is
+    /// still named holds it again if that succeeds.
     pub left: bool,
     /// Grows with every change of the row in this store.
     pub revision: u64,

@@ -10,19 +10,24 @@ use std::{
 };
 
 use datasync_core::{
-    client::{DatasyncClient, PullOptions, PurgeOptions, Tables},
+    client::{DatasyncClient, OfflineTable, PullOptions, PurgeOptions, Tables},
+    clock::SystemClock,
     config::{ConflictPolicy, SyncConfig},
     error::ErrorKind,
     query::Query,
     report::VerifyReport,
     store::Store,
 };
+use datasync_http::HttpTransport;
 use datasync_server::MemoryRepository;
+use datasync_testkit::{Fault as CallFault, FaultTransport, Faults, Gate, TransportCall};
 use datasync_tests::{
     Fault, MemoryStore, Note, RouterExchange, Wire, client, client_over, local_rows, note_of, notes, service,
     service_rows,
 };
+use futures::channel::oneshot::Sender;
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 datasync_tests::on_both_stores! {
     a_changed_filter_lets_the_rows_of_the_old_one_go
@@ -34,6 +39,13 @@ datasync_tests::on_both_stores! {
     a_cut_pull_is_checked_by_the_next_one
     pull_tables_takes_the_queries_of_the_configuration
     a_pull_that_pushes_nothing_goes_on_around_the_queue
+}
+
+datasync_tests::on_both_stores_extended! {
+    i16_a_row_that_is_back_in_its_query_keeps_what_stays_on_the_device
+    i16_a_row_that_comes_back_while_a_page_is_on_its_way_keeps_what_stays_on_the_device
+    i16_a_row_that_comes_back_while_a_push_is_on_its_way_keeps_what_stays_on_the_device
+    a_row_that_does_not_come_back_to_its_query_leaves
 }
 
 async fn filled(count: i64, exchange: &RouterExchange) -> DatasyncClient {
@@ -153,6 +165,194 @@ async fn verify_leaves_alone_what_is_queued_or_moves(store: impl Store, wire: Wi
     table.verify_items(table.query()).await.unwrap();
     assert!(*seen.lock().unwrap());
     assert!(table.get("late").await.unwrap().is_some());
+}
+
+/// A device that holds a row for a query, with a field that stays on the device.
+struct Device {
+    faults: Faults<TransportCall>,
+    answers: Arc<AtomicUsize>,
+    exchange: RouterExchange,
+    client: DatasyncClient,
+    table: OfflineTable<Note>,
+    id: &'static str,
+}
+
+impl Device {
+    async fn new(store: impl Store, wire: Wire) -> Device {
+        let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100, wire));
+        let answers = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&answers);
+        exchange.after(move |_| _ = counted.fetch_add(1, Ordering::SeqCst));
+        let transport = HttpTransport::builder("http://service").retries(0).exchange(exchange.clone()).build().unwrap();
+        let transport = FaultTransport::new(transport, SystemClock);
+        let faults = transport.faults().clone();
+        let builder = DatasyncClient::builder().store(store).transport(transport).table::<Note>();
+        let client = builder.build().await.unwrap();
+        let table = notes(&client);
+        let mut device = Device { faults, answers, exchange, client, table, id: "" };
+        device.make("a").await;
+        device
+    }
+
+    /// Goes on with another row.
+    async fn make(&mut self, id: &'static str) {
+        self.id = id;
+        self.write("in", 1).await;
+        self.pull().await;
+    }
+
+    async fn row(&self) -> Option<Note> {
+        self.table.get(self.id).await.unwrap()
+    }
+
+    async fn write(&self, title: &str, rank: i64) {
+        self.table.upsert(Note { rank, scroll: Some(7), ..note_of(self.id, title) }).await.unwrap();
+    }
+
+    async fn push(&self) {
+        self.table.push_items().await.unwrap();
+    }
+
+    async fn pull(&self) {
+        self.table.pull_items(below(10)).await.unwrap();
+    }
+
+    async fn pull_only(&self) {
+        self.table.pull_items(below(10).no_push()).await.unwrap();
+    }
+
+    /// Begins a call that the service answers, and whose answer is held.
+    async fn held<T: Send + 'static>(
+        &self,
+        call: TransportCall,
+        made: impl Future<Output = T> + Send + 'static,
+    ) -> (JoinHandle<T>, Sender<()>) {
+        let (gate, open) = Gate::new();
+        self.faults.next(call, CallFault::Hold(gate));
+        let before = self.answers.load(Ordering::SeqCst);
+        let made = tokio::spawn(made);
+        while self.answers.load(Ordering::SeqCst) == before {
+            tokio::task::yield_now().await;
+        }
+        (made, open)
+    }
+
+    async fn held_push(&self) -> (JoinHandle<()>, Sender<()>) {
+        let table = self.table.clone();
+        self.held(TransportCall::Push, async move { table.push_items().await.map(drop).unwrap() }).await
+    }
+
+    async fn held_pull(&self) -> (JoinHandle<()>, Sender<()>) {
+        let table = self.table.clone();
+        let pull = async move { table.pull_items(below(10).no_push()).await.map(drop).unwrap() };
+        self.held(TransportCall::FetchPage, pull).await
+    }
+
+    /// The row is here as it was last written, and stays so with the next pull.
+    async fn keeps(&self, title: &str, history: &str) {
+        for pulled in [false, true] {
+            let row = self.row().await.unwrap_or_else(|| panic!("{history}, pulled: {pulled}: the row is gone"));
+            assert_eq!((row.title.as_str(), row.scroll), (title, Some(7)), "{history}, pulled: {pulled}");
+            self.pull().await;
+        }
+        assert!(self.client.pending().await.unwrap().is_empty());
+    }
+}
+
+async fn i16_a_row_that_is_back_in_its_query_keeps_what_stays_on_the_device(store: impl Store, wire: Wire) {
+    let device = Device::new(store, wire).await;
+    for told in ["before", "after"] {
+        device.write("out", 50).await;
+        device.push().await;
+        // The page tells that it left while something of it is queued, which brings it back in the end.
+        device.write("queued", if told == "after" { 1 } else { 51 }).await;
+        device.pull_only().await;
+        device.write("back", 1).await;
+        device.push().await;
+        device.keeps("back", &format!("told {told} it was changed back")).await;
+    }
+}
+
+async fn i16_a_row_that_comes_back_while_a_page_is_on_its_way_keeps_what_stays_on_the_device(
+    store: impl Store,
+    wire: Wire,
+) {
+    let device = Device::new(store, wire).await;
+    device.write("out", 50).await;
+    device.push().await;
+    let (pull, open) = device.held_pull().await;
+    device.write("back", 1).await;
+    device.push().await;
+    drop(open);
+    pull.await.unwrap();
+    device.keeps("back", "the page is older than the answer").await;
+}
+
+async fn i16_a_row_that_comes_back_while_a_push_is_on_its_way_keeps_what_stays_on_the_device(
+    store: impl Store,
+    wire: Wire,
+) {
+    let device = Device::new(store, wire).await;
+    device.write("out", 50).await;
+    device.push().await;
+    let (pull, told) = device.held_pull().await;
+    device.write("back", 1).await;
+    let (push, open) = device.held_push().await;
+    drop(told);
+    pull.await.unwrap();
+    drop(open);
+    push.await.unwrap();
+    device.keeps("back", "the change that brings it back is in doubt").await;
+
+    device.write("out", 50).await;
+    let (push, open) = device.held_push().await;
+    device.write("back", 1).await;
+    device.pull_only().await;
+    drop(open);
+    push.await.unwrap();
+    device.push().await;
+    device.keeps("back", "the change that took it out is in doubt").await;
+}
+
+async fn a_row_that_does_not_come_back_to_its_query_leaves(store: impl Store, wire: Wire) {
+    let mut device = Device::new(store, wire).await;
+    let other = client(MemoryStore::new(), &device.exchange, ConflictPolicy::Park).await;
+    for history in ["discarded", "changed-again", "in-doubt", "changed-alike-elsewhere"] {
+        device.make(history).await;
+        if history == "changed-alike-elsewhere" {
+            notes(&other).pull_items(PullOptions::default()).await.unwrap();
+            notes(&other).replace(Note { rank: 50, ..note_of(history, "out") }).await.unwrap();
+            notes(&other).push_items().await.unwrap();
+        }
+        device.write("out", 50).await;
+        match history {
+            "discarded" => {
+                device.push().await;
+                device.write("back", 1).await;
+                device.pull_only().await;
+                assert!(device.row().await.is_some());
+                device.client.discard("note", history).await.unwrap();
+            }
+            "changed-again" => {
+                device.push().await;
+                device.write("still out", 50).await;
+                device.pull_only().await;
+                device.pull().await;
+            }
+            "in-doubt" => {
+                let (push, open) = device.held_push().await;
+                device.pull_only().await;
+                drop(open);
+                push.await.unwrap();
+            }
+            _ => {
+                device.pull_only().await;
+                device.push().await;
+            }
+        }
+        assert_eq!(device.row().await, None, "{history}");
+        assert!(device.client.pending().await.unwrap().is_empty(), "{history}");
+    }
 }
 
 /// A service that pages by place shows the last row of a page again at the top of the next one if a row was made before it.

@@ -233,7 +233,7 @@ fn succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: Ser
             row.tombstone = None;
         }
         row.record = live.map(|copy| with_local(table, copy, ours.as_ref()));
-        return Effect::Done;
+        return done(row);
     };
     let Some(copy) = live else {
         if first.kind == OperationKind::Delete {
@@ -271,11 +271,17 @@ fn succeed(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, now: Ser
             if !differs {
                 tx.fate(second.place, Fate::Stored);
                 row.operations.clear();
-                return Effect::Done;
+                return done(row);
             }
         }
     }
     row.base = Some(with_local(table, copy, ours.as_ref()));
+    Effect::Done
+}
+
+/// The last queued operation has succeeded: the scope that has waited for it goes on to hold the row.
+fn done(row: &mut Row) -> Effect {
+    row.left &= row.scopes.is_empty();
     Effect::Done
 }
 

@@ -29,6 +29,18 @@ pub(crate) fn stale(tx: &Tx<'_>, key: &RowKey, copy: &ServiceCopy) -> Result<boo
     Ok(!same_version(&tx.row(key)?.unwrap_or_default(), copy))
 }
 
+/// Whether what an answer has crossed, that a row has left a scope with this version, may be older than what is stored.
+pub(crate) fn stale_departure(
+    tx: &Tx<'_>,
+    key: &RowKey,
+    scope: &Arc<str>,
+    version: Option<&str>,
+) -> Result<bool, Error> {
+    let held = tx.row(key)?.filter(|row| row.scopes.contains(scope));
+    let stored = held.and_then(|row| row.record).and_then(|record| record.version);
+    Ok(version.is_some() && stored.is_some() && stored.as_deref() != version)
+}
+
 /// Applies the service's copy of a row. `restored` says that the service may have gone back in time.
 pub(crate) fn apply(
     tx: &mut Tx<'_>,
@@ -44,9 +56,11 @@ pub(crate) fn apply(
         Some(_) => in_quarantine(tx, table, key, &mut row, copy),
         None => decide(tx, table, key, &mut row, copy, restored),
     };
-    if (row.record.is_some() || !row.operations.is_empty()) && copy.live().is_some() && !row.scopes.contains(scope) {
-        row.scopes.push(Arc::clone(scope));
+    if (row.record.is_some() || !row.operations.is_empty()) && copy.live().is_some() {
         row.left = false;
+        if !row.scopes.contains(scope) {
+            row.scopes.push(Arc::clone(scope));
+        }
     }
     links::settle(tx, table, key, known.as_ref(), &row)?;
     keep(tx, key, known, row);
@@ -54,12 +68,20 @@ pub(crate) fn apply(
 }
 
 /// A row has left the query of a scope. Its record, version, base and operations are not touched; a row that no scope
-/// holds any more leaves the device, once nothing of it is queued.
-pub(crate) fn leave(tx: &mut Tx<'_>, key: &RowKey, scope: &Arc<str>) -> Result<Effect, Error> {
+/// holds any more leaves the device, once nothing of it is queued. What is queued `returns` the row to the query, for all that
+/// is known: the last scope goes on to hold it once that has succeeded.
+pub(crate) fn leave(
+    tx: &mut Tx<'_>,
+    key: &RowKey,
+    scope: &Arc<str>,
+    returns: impl FnOnce(&Row) -> bool,
+) -> Result<Effect, Error> {
     let known = tx.row(key)?;
     let Some(mut row) = known.clone().filter(|row| row.scopes.contains(scope)) else { return Ok(Effect::Unchanged) };
-    row.scopes.retain(|held| held != scope);
-    row.left = row.scopes.is_empty();
+    row.left = row.scopes.iter().all(|held| held == scope);
+    if !row.left || row.operations.is_empty() || !returns(&row) {
+        row.scopes.retain(|held| held != scope);
+    }
     let goes = row.left && row.operations.is_empty();
     keep(tx, key, known, row);
     Ok(if goes { Effect::Removed } else { Effect::Unchanged })

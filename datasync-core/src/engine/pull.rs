@@ -7,7 +7,7 @@
 //! | between two pages | the next pull goes on behind the last stored page |
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, MutexGuard, PoisonError},
 };
 
@@ -29,9 +29,9 @@ use crate::{
     },
     error::{Error, ErrorKind, SyncPhase},
     events::SyncEvent,
-    query::QueryDescription,
+    query::{Evaluator, QueryDescription},
     report::PullReport,
-    row::{RowKey, ServiceCopy},
+    row::{Row, RowKey, ServiceCopy},
     store::{DeltaToken, OperationsRequest, ScopeKey},
     transport::{Page, PageRequest, Purpose, Restart, TransportError},
 };
@@ -386,21 +386,23 @@ impl Run {
         for row in page.rows {
             copies.insert(row.id, ServiceCopy::Found(row.record));
         }
-        let mut left = BTreeSet::new();
+        let mut left = BTreeMap::new();
         for stub in page.stubs {
             // A row that is in the page too has come back since it left, or leaves again with a later page.
             match copies.contains_key(&stub.id) {
                 true => {}
                 false if stub.removed => _ = copies.insert(stub.id, ServiceCopy::Absent),
-                false => _ = left.insert(stub.id),
+                false => _ = left.insert(stub.id, stub.version),
             }
         }
+        let evaluator = Arc::new(Evaluator::new(&self.query, &self.table.schema).map_err(verify::invalid)?);
         let page_request = Arc::new(request);
         let token = page.token.or_else(|| expected.clone());
         loop {
             let plan = PagePlan {
                 table: Arc::clone(&self.table),
                 scope: self.scope.clone(),
+                evaluator: Arc::clone(&evaluator),
                 copies: copies.clone(),
                 left: left.clone(),
                 state: self.state.clone(),
@@ -410,7 +412,7 @@ impl Run {
                 token: token.clone(),
                 generation,
             };
-            let rows = copies.keys().chain(&left).map(|id| plan.key(id)).collect();
+            let rows = copies.keys().chain(left.keys()).map(|id| plan.key(id)).collect();
             let reads = Reads::rows(rows).token(self.scope.clone()).note(ScopeState::key(&self.scope));
             match self.engine.committer.commit(reads, move |tx| plan.run(tx)).await? {
                 Planned::Stored(effects) => return Ok(effects),
@@ -418,7 +420,14 @@ impl Run {
                     for id in ids {
                         let request = Arc::new(page_request.again());
                         let copy = self.fetch_row(&id).await?;
-                        copies.insert(Arc::clone(&id), copy);
+                        match (left.get(&id), &copy) {
+                            (None, _) => _ = copies.insert(Arc::clone(&id), copy),
+                            // A later page tells what has become of the row since it left.
+                            (Some(version), ServiceCopy::Found(now)) if now.version != *version => {
+                                left.remove(&id);
+                            }
+                            (Some(_), _) => {}
+                        }
                         requests.insert(id, request);
                     }
                 }
@@ -441,9 +450,10 @@ pub(crate) fn overtaken(table: &str) -> Error {
 struct PagePlan {
     table: Arc<Table>,
     scope: ScopeKey,
+    evaluator: Arc<Evaluator>,
     copies: BTreeMap<Arc<str>, ServiceCopy>,
-    /// Rows that no longer match the query.
-    left: BTreeSet<Arc<str>>,
+    /// Rows that no longer match the query, and the version with which they do not.
+    left: BTreeMap<Arc<str>, Option<String>>,
     state: ScopeState,
     /// The requests of rows that were fetched one by one.
     requests: HashMap<Arc<str>, Arc<Request>>,
@@ -465,6 +475,17 @@ impl PagePlan {
         RowKey { account, table, id: Arc::clone(id) }
     }
 
+    fn request(&self, id: &Arc<str>) -> &Request {
+        self.requests.get(id).unwrap_or(&self.page_request)
+    }
+
+    /// Whether what is queued for a row that has left the query with this version brings it back: it was made of that version,
+    /// and what becomes of it is told by a later page; or it matches the query, and so is not what has left.
+    fn returns(&self, id: &Arc<str>, row: &Row, version: &Option<String>) -> bool {
+        let matches = |record| self.evaluator.evaluate(id, record).is_ok_and(|found| found.is_some());
+        row.base.as_ref().is_some_and(|base| base.version == *version) || row.record.as_ref().is_some_and(matches)
+    }
+
     fn run(&self, tx: &mut Tx<'_>) -> Result<Planned, Error> {
         if tx.present() != self.scope.account {
             let message = format!("the pull of `{}` ended because another account has signed in", self.table.name);
@@ -475,9 +496,15 @@ impl PagePlan {
         }
         let mut stale = Vec::new();
         for (id, copy) in &self.copies {
-            let request = self.requests.get(id).unwrap_or(&self.page_request);
             let key = self.key(id);
-            if request.crossed(&key) && page::stale(tx, &key, copy)? {
+            if self.request(id).crossed(&key) && page::stale(tx, &key, copy)? {
+                stale.push(Arc::clone(id));
+            }
+        }
+        for (id, version) in &self.left {
+            let key = self.key(id);
+            let scope = &self.scope.scope;
+            if self.request(id).crossed(&key) && page::stale_departure(tx, &key, scope, version.as_deref())? {
                 stale.push(Arc::clone(id));
             }
         }
@@ -486,10 +513,9 @@ impl PagePlan {
         }
         let mut effects = Vec::with_capacity(self.copies.len());
         let restored = self.state.check.is_some_and(Check::may_have_lost);
-        for id in &self.left {
-            // Also if an answer has crossed: where that is newer, a later page tells of it again, and where it is older,
-            // no page ever would.
-            effects.push((Arc::clone(id), page::leave(tx, &self.key(id), &self.scope.scope)?));
+        for (id, version) in &self.left {
+            let returns = |row: &Row| version.is_some() && self.returns(id, row, version);
+            effects.push((Arc::clone(id), page::leave(tx, &self.key(id), &self.scope.scope, returns)?));
         }
         for (id, copy) in &self.copies {
             let key = self.key(id);

@@ -317,7 +317,7 @@ impl<'r> Run<'r> {
     }
 }
 
-fn invalid(error: QueryError) -> Error {
+pub(crate) fn invalid(error: QueryError) -> Error {
     Error::caused(ErrorKind::InvalidQuery, error.to_string(), error)
 }
 
@@ -343,7 +343,7 @@ fn repair_one(
     }
     // Of a row that other scopes hold too, the newer state is kept.
     let effect = page::apply(tx, table, key, scope, copy, restored)?;
-    match page::leave(tx, key, scope)? {
+    match page::leave(tx, key, scope, |_| false)? {
         Effect::Removed => Ok(Effect::Removed),
         _ => Ok(effect),
     }

@@ -188,7 +188,7 @@ impl Tx<'_> {
             }
         }
         if row.left && row.operations.is_empty() {
-            // No scope holds it any more, and nothing of it waits to be sent.
+            // Its last scope has let it go, and nothing that waits to be sent brings it back.
             row.record = None;
             row.quarantine = None;
             row.left = false;
