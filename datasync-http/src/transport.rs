@@ -317,7 +317,8 @@ impl HttpTransport {
         }
     }
 
-    /// Sends operations in as few requests as the service takes: a batch that is refused as a whole is halved.
+    /// Sends operations in as few requests as the service takes: a batch that is refused as a whole is halved. Where no
+    /// connection is made, or the sign-in is refused, the rest is not tried.
     async fn send_all(&self, operations: &[PushOperation], extensions: Extensions) -> Vec<PushOutcome> {
         let mut outcomes = Vec::with_capacity(operations.len());
         while outcomes.len() < operations.len() {
@@ -333,7 +334,10 @@ impl HttpTransport {
             let part = &left[..size.clamp(1, left.len())];
             let batch = (part.len() > 1).then(|| batch::request(&self.endpoints, part)).flatten();
             let (Some(mut request), Some(limits)) = (batch, extensions.batch) else {
-                outcomes.push(self.change(&part[0]).await);
+                match self.change(&part[0]).await {
+                    PushOutcome::Failed(error) if meets_all(&error) => outcomes.extend(common(error, left.len())),
+                    outcome => outcomes.push(outcome),
+                }
                 // After a batch that was refused down to one operation, two are tried again.
                 let _ = self.known.batch.compare_exchange(1, 2, Ordering::Relaxed, Ordering::Relaxed);
                 continue;
@@ -350,6 +354,10 @@ impl HttpTransport {
             let (found, next) = match answer {
                 Ok(batch::Answer::Each(found)) => (found, part.len().saturating_mul(2)),
                 Ok(batch::Answer::Refused) => (Vec::new(), part.len() / 2),
+                Ok(batch::Answer::All(error)) | Err(error) if meets_all(&error) => {
+                    outcomes.extend(common(error, left.len()));
+                    continue;
+                }
                 Ok(batch::Answer::All(error)) | Err(error) => (common(error, part.len()), part.len() / 2),
             };
             self.known.batch.store(next.max(1), Ordering::Relaxed);
@@ -362,6 +370,12 @@ impl HttpTransport {
 fn page_of(raw: RawPage, token: Option<DeltaToken>, more: bool) -> Page {
     let (stubs, restart) = raw.delta.map_or_else(Default::default, |delta| (delta.stubs, delta.restart));
     Page { rows: raw.rows, stubs, restart, token, more, total: raw.count }
+}
+
+/// Whether everything else of the account would fail in the same way, whatever it is.
+fn meets_all(error: &TransportError) -> bool {
+    use TransportErrorKind::{Connect, OtherAccount, Unauthenticated};
+    matches!(error.kind(), Connect | OtherAccount | Unauthenticated)
 }
 
 /// The same failure for each operation of a batch.

@@ -6,16 +6,19 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use datasync_core::{clock::SystemClock, config::ConflictPolicy, error::ErrorKind, store::Store};
-use datasync_http::Method;
+use datasync_core::{client::Tables, clock::SystemClock, config::ConflictPolicy, error::ErrorKind, store::Store};
+use datasync_http::{HttpRequest, Method};
 use datasync_server::MemoryRepository;
 use datasync_testkit::{FaultStore, StoreCall};
 use datasync_tests::{
-    MemoryStore, Note, RedbStore, RouterExchange, Wire, client, folder, local_rows, note_of, notes, service,
+    Fault, MemoryStore, Note, RedbStore, RouterExchange, Wire, client, folder, local_rows, note_of, notes, service,
     service_rows,
 };
 
-datasync_tests::on_both_stores! { i03_a_batch_that_fails_changes_nothing }
+datasync_tests::on_both_stores! {
+    i03_a_batch_that_fails_changes_nothing
+    where_no_connection_is_made_the_rest_is_not_tried
+}
 
 /// How many rows a batch has.
 const ROWS: usize = 10_000;
@@ -93,4 +96,31 @@ async fn i03_a_batch_that_fails_changes_nothing(store: impl Store, wire: Wire) {
     assert_eq!(table.get("b").await.unwrap().unwrap().title, "two");
     assert_eq!(table.delete_all(Vec::<String>::new()).await.unwrap(), []);
     assert_eq!(client.pending().await.unwrap().len(), 2);
+}
+
+async fn where_no_connection_is_made_the_rest_is_not_tried(store: impl Store, wire: Wire) {
+    const FEW: u64 = 8;
+    let rows = MemoryRepository::new();
+    let exchange = RouterExchange::new(service(&rows, 100, wire));
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    table.insert_all((0..FEW).map(|number| note_of(&format!("{number}"), "mine"))).await.unwrap();
+    let is_change = |request: &HttpRequest| request.method != Method::Get;
+    // A batch that was lost is followed by smaller ones.
+    (0..FEW).for_each(|_| exchange.fault(is_change, Fault::AnswerLost));
+    assert_eq!(table.push_items().await.unwrap().waiting, FEW);
+    exchange.clear_faults();
+
+    (0..FEW).for_each(|_| exchange.fault(is_change, Fault::Refused));
+    let sent = exchange.requests.load(Ordering::SeqCst);
+    let error = client.push_tables(Tables::all()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    assert_eq!(exchange.requests.load(Ordering::SeqCst) - sent, 1);
+    exchange.clear_faults();
+
+    let sent = exchange.requests.load(Ordering::SeqCst);
+    assert_eq!(client.push_tables(Tables::all()).await.unwrap().pushed, FEW);
+    let sent = exchange.requests.load(Ordering::SeqCst) - sent;
+    assert!(!wire.extended() || sent == 2, "a network that is away makes no batch smaller: {sent}");
+    assert_eq!(local_rows(&table).await, service_rows(&rows));
 }
