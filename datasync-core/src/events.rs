@@ -2,10 +2,14 @@
 //!
 //! | what | begins | goes on | ends |
 //! | --- | --- | --- | --- |
-//! | push | [`PushStarted`](SyncEvent::PushStarted) | [`ItemPushed`](SyncEvent::ItemPushed), `ItemDelayed`, `ItemParked` | [`PushEnded`](SyncEvent::PushEnded) |
-//! | pull | [`PullStarted`](SyncEvent::PullStarted) | [`PageFetched`](SyncEvent::PageFetched), [`PageCommitted`](SyncEvent::PageCommitted), `ItemParked` | [`PullEnded`](SyncEvent::PullEnded) |
+//! | push | [`PushStarted`](SyncEvent::PushStarted) | [`ItemPushed`](SyncEvent::ItemPushed), `ItemSettled`, `ItemParked`, `ItemDelayed` | [`PushEnded`](SyncEvent::PushEnded) |
+//! | pull | [`PullStarted`](SyncEvent::PullStarted) | [`PageFetched`](SyncEvent::PageFetched), [`PageCommitted`](SyncEvent::PageCommitted), `ItemSettled`, `ItemParked` | [`PullEnded`](SyncEvent::PullEnded) |
 //! | comparison with the service | [`VerifyStarted`](SyncEvent::VerifyStarted) | [`VerifyProgress`](SyncEvent::VerifyProgress) | [`VerifyEnded`](SyncEvent::VerifyEnded) |
 //! | purge, reset, sign-out | [`RemovalStarted`](SyncEvent::RemovalStarted) | nothing: one commit | [`RemovalEnded`](SyncEvent::RemovalEnded) |
+//!
+//! The total of a push is the number of operations that it may send, as the store has them when it begins; it grows by what
+//! callers who join it add, and by what becomes ready meanwhile. An operation is done when the push has nothing more to do with
+//! it: it was carried out, settled or parked, or has left the queue. One that is delayed or blocked is not.
 //!
 //! Each of them that ends with an error ends with [`Failed`](SyncEvent::Failed). The migrations and indexes of a store that opens
 //! come before there is a client: they are told to [`ClientBuilder::on_progress`](crate::client::ClientBuilder::on_progress).
@@ -22,7 +26,7 @@ use futures::{Stream, channel::mpsc};
 use crate::{
     error::{Error, ErrorKind, SyncPhase},
     report::{PullReport, PurgeReport, PushReport, VerifyReport},
-    row::OperationKind,
+    row::{OperationKind, ParkReason, Parked, RowKey},
 };
 
 /// Something that happened.
@@ -35,8 +39,11 @@ pub enum SyncEvent {
         account: Arc<str>,
     },
     /// A push began.
-    PushStarted,
-    /// An operation has got its final answer.
+    PushStarted {
+        /// How many operations it may send.
+        total: u64,
+    },
+    /// The service has carried out an operation.
     ItemPushed {
         /// The table.
         table: Arc<str>,
@@ -44,10 +51,23 @@ pub enum SyncEvent {
         id: Arc<str>,
         /// What was sent.
         kind: OperationKind,
-        /// How many operations this push has finished.
+        /// How many operations this push is done with.
         done: u64,
-        /// How many it has taken up so far.
+        /// How many it may send.
         total: u64,
+    },
+    /// A policy or resolver has settled a conflict. In a push it may mean that the operation is sent once more.
+    ItemSettled {
+        /// What has found the conflict: a push or a pull.
+        phase: SyncPhase,
+        /// The table.
+        table: Arc<str>,
+        /// The row.
+        id: Arc<str>,
+        /// How many operations the push is done with, or how many rows the pull has stored.
+        done: u64,
+        /// How many there are of them, for a pull about so many and if the service said so.
+        total: Option<u64>,
     },
     /// An attempt failed, or its answer said nothing: the operation waits, and is sent again later.
     ItemDelayed {
@@ -55,17 +75,35 @@ pub enum SyncEvent {
         table: Arc<str>,
         /// The row.
         id: Arc<str>,
-        /// Why.
-        reason: String,
+        /// What was sent.
+        kind: OperationKind,
+        /// The status of the service's answer, if there was one.
+        status: Option<u16>,
+        /// Why, in words.
+        message: String,
+        /// How many operations this push is done with; this one is not among them.
+        done: u64,
+        /// How many it may send.
+        total: u64,
     },
-    /// An operation waits for somebody: a conflict, or a refusal.
+    /// An operation waits for somebody.
     ItemParked {
+        /// What has parked it: a push or a pull.
+        phase: SyncPhase,
         /// The table.
         table: Arc<str>,
         /// The row.
         id: Arc<str>,
-        /// Why.
-        reason: String,
+        /// The class of the reason.
+        reason: ParkReason,
+        /// The status of the service's answer, if it is parked because of one.
+        status: Option<u16>,
+        /// Why, in words.
+        message: String,
+        /// As in [`ItemSettled`](SyncEvent::ItemSettled).
+        done: u64,
+        /// As there.
+        total: Option<u64>,
     },
     /// The service keeps no idempotency keys, so that a change may be made twice without anybody noticing: these fields,
     /// whose rule is `sum`, fall back to what the table says of fields without a rule. Told once, by the first push
@@ -83,8 +121,10 @@ pub enum SyncEvent {
     Failed {
         /// What was under way.
         phase: SyncPhase,
-        /// The table; `None` for a push of several.
+        /// The table, if it concerns one alone.
         table: Option<Arc<str>>,
+        /// The row, if it concerns one alone.
+        id: Option<Arc<str>>,
         /// The class of the error, which says what to do.
         kind: ErrorKind,
         /// The status of the service's answer, if there was one.
@@ -103,6 +143,10 @@ pub enum SyncEvent {
         table: Arc<str>,
         /// How many rows it holds.
         rows: u64,
+        /// How many this pull has received with it.
+        done: u64,
+        /// About how many there will be, if the service said so.
+        total: Option<u64>,
     },
     /// A page is stored, with its token.
     PageCommitted {
@@ -206,11 +250,19 @@ impl Events {
     pub(crate) fn failed(&self, phase: SyncPhase, table: Option<&Arc<str>>, error: &Error) {
         self.emit(|| SyncEvent::Failed {
             phase,
-            table: table.cloned(),
+            table: table.cloned().or_else(|| error.table().map(Into::into)),
+            id: error.id().map(Into::into),
             kind: error.kind(),
             status: error.status(),
             message: error.to_string(),
         });
+    }
+
+    pub(crate) fn parked(&self, phase: SyncPhase, key: &RowKey, parked: &Parked, done: u64, total: Option<u64>) {
+        let (table, id) = (Arc::clone(&key.table), Arc::clone(&key.id));
+        let Parked { reason, status, message, .. } = parked;
+        let (reason, status) = (*reason, *status);
+        self.emit(|| SyncEvent::ItemParked { phase, table, id, reason, status, message: message.clone(), done, total });
     }
 
     pub(crate) fn emit(&self, event: impl FnOnce() -> SyncEvent) {

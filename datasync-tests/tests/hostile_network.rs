@@ -182,7 +182,7 @@ fn reasons(events: &mut EventStream) -> Vec<String> {
     let mut reasons = Vec::new();
     while let Some(Some(event)) = events.next().now_or_never() {
         match event {
-            SyncEvent::ItemDelayed { reason, .. } | SyncEvent::ItemParked { reason, .. } => reasons.push(reason),
+            SyncEvent::ItemDelayed { message, .. } | SyncEvent::ItemParked { message, .. } => reasons.push(message),
             _ => {}
         }
     }

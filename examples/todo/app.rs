@@ -138,8 +138,8 @@ impl App<'_> {
         text += &show::pending(&self.client.pending().await?, &self.all().await?);
         let mut reasons = BTreeSet::new();
         while let Some(Some(event)) = events.next().now_or_never() {
-            if let SyncEvent::ItemDelayed { reason, .. } = event {
-                reasons.insert(reason);
+            if let SyncEvent::ItemDelayed { message, .. } = event {
+                reasons.insert(message);
             }
         }
         text.extend(reasons.iter().map(|reason| format!("Not sent yet: {reason}.\n")));

@@ -41,7 +41,7 @@ pub(crate) enum Answer {
     /// Certainly nothing was done, and the same may be tried again.
     NotSent,
     /// The outcome is not known, or the service asked for patience.
-    Unknown { wait: Duration, demanded: bool, reason: String, exhausted: Option<String> },
+    Unknown { wait: Duration, demanded: bool, status: Option<u16>, reason: String, exhausted: Option<String> },
 }
 
 impl Answer {
@@ -61,8 +61,10 @@ impl Answer {
 /// What became of the operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// It is done and gone.
+    /// The service has it, and it is gone.
     Done,
+    /// It certainly had no effect, and nothing is left to send.
+    Withdrawn,
     /// A conflict was found.
     Conflict(Settled),
     /// It is parked as refused.
@@ -134,7 +136,7 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
                 return Effect::Stays;
             }
             row.base = None;
-            Effect::Done
+            Effect::Withdrawn
         }
         Answer::Conflict(None) => Effect::Fetch,
         Answer::Conflict(Some(copy)) => match &row.seen {
@@ -157,13 +159,13 @@ fn decide(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted: 
             row.operations[0].phase = Phase::New;
             meet_seen(tx, table, key, row).unwrap_or(Effect::Stays)
         }
-        Answer::Unknown { wait, demanded, exhausted, .. } => {
+        Answer::Unknown { wait, demanded, status, exhausted, .. } => {
             let operation = &mut row.operations[0];
             operation.attempts = operation.attempts.saturating_add(1);
             operation.hold = match exhausted {
                 Some(message) => {
-                    let (reason, message) = (ParkReason::Exhausted, message.clone());
-                    Hold::Parked(Parked { reason, status: None, message, conflict: None })
+                    let (reason, status, message) = (ParkReason::Exhausted, *status, message.clone());
+                    Hold::Parked(Parked { reason, status, message, conflict: None })
                 }
                 None => Hold::Wait { since: tx.now(), length: *wait, demanded: *demanded },
             };
@@ -181,7 +183,7 @@ fn differ(one: Option<&str>, other: Option<&str>) -> bool {
 fn withdrawn(row: &mut Row) -> Effect {
     row.base = None;
     row.record = row.seen.take().and_then(|seen| seen.live().cloned());
-    Effect::Done
+    Effect::Withdrawn
 }
 
 /// An operation that certainly had no effect meets what a pull has seen since: the token is behind that already, and no later
@@ -333,7 +335,7 @@ fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted
         // What is there is somebody else's row.
         row.base = None;
         row.record = copy.live().cloned();
-        return Effect::Done;
+        return Effect::Withdrawn;
     }
     if revives && row.record.is_some() {
         let operation = &mut row.operations[0];

@@ -24,7 +24,7 @@ use crate::{
         page,
     },
     error::Error,
-    row::RowKey,
+    row::{Parked, RowKey},
     store::{Note, Store},
 };
 
@@ -351,6 +351,11 @@ pub(crate) fn note_rows<'k>(
     }
 }
 
+/// Notes operations that were parked before they were sent.
+pub(crate) fn note_parked(tx: &mut Tx<'_>, parked: &[(RowKey, Parked)]) {
+    note_rows(tx, parked.iter().map(|(key, why)| (key, JournalStep::Parked, Some(why.message.clone()))));
+}
+
 /// What an answer has done, as far as it is worth a note.
 pub(crate) fn of_answer(
     answer: &Answer,
@@ -358,7 +363,7 @@ pub(crate) fn of_answer(
     unsent: Option<&str>,
 ) -> Option<(JournalStep, Option<String>)> {
     Some(match (effect, answer) {
-        (Effect::Done, Answer::NotSent) | (Effect::Fetch | Effect::Vanished, _) => return None,
+        (Effect::Withdrawn | Effect::Fetch | Effect::Vanished, _) => return None,
         (Effect::Done, _) => (JournalStep::Pushed, None),
         (Effect::Conflict(Settled::Parked), _) => (JournalStep::Conflict, None),
         (Effect::Conflict(_), _) => (JournalStep::Settled, None),

@@ -19,6 +19,7 @@ use crate::{
     engine::{
         Engine,
         committer::{Reads, Tx},
+        journal,
         table::Table,
     },
     error::{Error, ErrorKind},
@@ -239,16 +240,20 @@ pub(crate) fn settle(
     Ok(())
 }
 
-/// Parks the rows that wait for each other in a circle. Returns how many there were.
-pub(crate) async fn park_cycles(engine: &Engine, blocked: &[(RowKey, Operation)]) -> Result<u64, Error> {
+/// Parks the rows that wait for each other in a circle, and returns them.
+pub(crate) async fn park_cycles(
+    engine: &Engine,
+    blocked: &[(RowKey, Operation)],
+) -> Result<Vec<(RowKey, Parked)>, Error> {
     let mut known: BTreeSet<RowKey> = BTreeSet::new();
-    let mut parked = 0;
+    let mut parked = Vec::new();
     for (key, operation) in blocked {
         let mut path: Vec<(RowKey, Operation)> = vec![(key.clone(), operation.clone())];
         while let Some(last) = path.last().filter(|(key, _)| !known.contains(key)) {
             let Some(next) = blockers(engine, std::slice::from_ref(last)).await?.pop().flatten() else { break };
             if let Some(start) = path.iter().position(|(key, _)| *key == next) {
-                parked += park_cycle(engine, path.iter().skip(start).map(|(key, _)| key.clone()).collect()).await?;
+                let circle = path.iter().skip(start).map(|(key, _)| key.clone()).collect();
+                parked.extend(park_cycle(engine, circle).await?);
                 break;
             }
             let first = rows(engine, vec![next.clone()]).await?.remove(&next);
@@ -262,24 +267,26 @@ pub(crate) async fn park_cycles(engine: &Engine, blocked: &[(RowKey, Operation)]
     Ok(parked)
 }
 
-async fn park_cycle(engine: &Engine, keys: Vec<RowKey>) -> Result<u64, Error> {
+async fn park_cycle(engine: &Engine, keys: Vec<RowKey>) -> Result<Vec<(RowKey, Parked)>, Error> {
     let names: Vec<String> = keys.iter().map(|key| format!("{key:?}")).collect();
     let message =
         format!("these rows belong to each other in a circle: {}; give one of them another parent", names.join(", "));
     let rows = keys.clone();
     let plan = move |tx: &mut Tx<'_>| {
-        let mut parked = 0;
+        let mut parked = Vec::new();
         for key in &keys {
             let Some(mut row) = tx.row(key)? else { continue };
             let waits =
                 |operation: &&mut Operation| !operation.in_doubt() && !matches!(operation.hold, Hold::Parked(_));
             let Some(operation) = row.operations.first_mut().filter(waits) else { continue };
             let (reason, status, message, conflict) = (ParkReason::Cycle, None, message.clone(), None);
-            operation.hold = Hold::Parked(Parked { reason, status, message, conflict });
+            let why = Parked { reason, status, message, conflict };
+            operation.hold = Hold::Parked(why.clone());
             row.revision += 1;
             tx.put(key, row);
-            parked += 1;
+            parked.push((key.clone(), why));
         }
+        journal::note_parked(tx, &parked);
         Ok(parked)
     };
     engine.committer.commit(Reads::rows(rows), plan).await

@@ -16,6 +16,7 @@ pub(crate) mod links;
 pub(crate) mod lookup;
 pub(crate) mod migrate;
 pub(crate) mod page;
+pub(crate) mod progress;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod scope;

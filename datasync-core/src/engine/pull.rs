@@ -6,6 +6,8 @@
 //! | during the commit of a page | the page with its token, or neither |
 //! | between two pages | the next pull goes on behind the last stored page |
 
+mod plan;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, MutexGuard, PoisonError},
@@ -13,6 +15,7 @@ use std::{
 
 use futures::{FutureExt, future::join};
 
+use self::plan::{PagePlan, Planned, Stored};
 use crate::{
     engine::{
         Engine,
@@ -20,8 +23,8 @@ use crate::{
         conflict::{self, Settled},
         crossing::Request,
         joined::Requests,
-        journal::{self, Happened, JournalStep},
-        page::{self, Effect},
+        journal::{Happened, JournalStep},
+        page::Effect,
         push::{self, Tries},
         scope::{self, Check, ScopeState},
         table::Table,
@@ -31,7 +34,7 @@ use crate::{
     events::SyncEvent,
     query::{Evaluator, QueryDescription},
     report::PullReport,
-    row::{Row, RowKey, ServiceCopy},
+    row::{Parked, RowKey, ServiceCopy},
     store::{DeltaToken, OperationsRequest, ScopeKey},
     transport::{Page, PageRequest, Purpose, Restart, TransportError},
 };
@@ -206,8 +209,9 @@ impl Run {
             pages += 1;
             let rows = page.rows.len() as u64;
             let table = &self.table.name;
-            self.engine.events.emit(|| SyncEvent::PageFetched { table: Arc::clone(table), rows });
             total = total.or(page.total);
+            done += rows;
+            self.engine.events.emit(|| SyncEvent::PageFetched { table: Arc::clone(table), rows, done, total });
             let more = page.more && pages < self.engine.settings.max_pages;
             complete = !page.more;
             if let Some(restart) = page.restart {
@@ -215,11 +219,10 @@ impl Run {
                 self.state.must_check(restart.into());
             }
             let token = page.token.clone().or_else(|| stored.clone());
-            done += rows;
             let storing = async {
-                let effects = self.store_page(page, request, stored, generation).await?;
+                let (effects, parked) = self.store_page(page, request, stored, generation).await?;
                 // The next page may be long in coming.
-                self.tell(&effects, done, total);
+                self.tell(&effects, &parked, done, total);
                 Ok::<_, Error>(effects)
             };
             let fetching = async {
@@ -330,12 +333,14 @@ impl Run {
     }
 
     /// Tells of a page that is stored.
-    fn tell(&self, effects: &[(Arc<str>, Effect)], done: u64, total: Option<u64>) {
-        let (table, events) = (&self.table.name, &self.engine.events);
-        let parked = effects.iter().filter(|(_, effect)| *effect == Effect::Conflict(Settled::Parked));
-        for (id, _) in parked {
-            let reason = "conflict".to_owned();
-            events.emit(|| SyncEvent::ItemParked { table: Arc::clone(table), id: Arc::clone(id), reason });
+    fn tell(&self, effects: &[(Arc<str>, Effect)], parked: &[(RowKey, Parked)], done: u64, total: Option<u64>) {
+        let (table, events, phase) = (&self.table.name, &self.engine.events, SyncPhase::Pull);
+        parked.iter().for_each(|(key, why)| events.parked(phase, key, why, done, total));
+        for (id, effect) in effects {
+            if matches!(effect, Effect::Conflict(settled) if *settled != Settled::Parked) {
+                let (table, id) = (Arc::clone(table), Arc::clone(id));
+                events.emit(|| SyncEvent::ItemSettled { phase, table, id, done, total });
+            }
         }
         events.emit(|| SyncEvent::PageCommitted { table: Arc::clone(table), done, total });
     }
@@ -379,7 +384,7 @@ impl Run {
         request: Request,
         expected: Option<DeltaToken>,
         generation: u64,
-    ) -> Result<Vec<(Arc<str>, Effect)>, Error> {
+    ) -> Result<Stored, Error> {
         let mut requests = HashMap::new();
         let mut copies = BTreeMap::new();
         // Ordered by id, which is the cheapest order for a store; of a row that came twice the later state counts.
@@ -415,7 +420,7 @@ impl Run {
             let rows = copies.keys().chain(left.keys()).map(|id| plan.key(id)).collect();
             let reads = Reads::rows(rows).token(self.scope.clone()).note(ScopeState::key(&self.scope));
             match self.engine.committer.commit(reads, move |tx| plan.run(tx)).await? {
-                Planned::Stored(effects) => return Ok(effects),
+                Planned::Stored(stored) => return Ok(stored),
                 Planned::Stale(ids) => {
                     for id in ids {
                         let request = Arc::new(page_request.again());
@@ -445,96 +450,4 @@ impl Run {
 pub(crate) fn overtaken(table: &str) -> Error {
     let message = format!("what was asked of `{table}` was overtaken by a purge or reset: ask again");
     Error::new(ErrorKind::Overtaken, message)
-}
-
-struct PagePlan {
-    table: Arc<Table>,
-    scope: ScopeKey,
-    evaluator: Arc<Evaluator>,
-    copies: BTreeMap<Arc<str>, ServiceCopy>,
-    /// Rows that no longer match the query, and the version with which they do not.
-    left: BTreeMap<Arc<str>, Option<String>>,
-    state: ScopeState,
-    /// The requests of rows that were fetched one by one.
-    requests: HashMap<Arc<str>, Arc<Request>>,
-    page_request: Arc<Request>,
-    expected: Option<DeltaToken>,
-    token: Option<DeltaToken>,
-    generation: u64,
-}
-
-enum Planned {
-    Stored(Vec<(Arc<str>, Effect)>),
-    /// Answers have crossed these rows: each must be fetched by id, and the page planned again.
-    Stale(Vec<Arc<str>>),
-}
-
-impl PagePlan {
-    fn key(&self, id: &Arc<str>) -> RowKey {
-        let (account, table) = (Arc::clone(&self.scope.account), Arc::clone(&self.table.name));
-        RowKey { account, table, id: Arc::clone(id) }
-    }
-
-    fn request(&self, id: &Arc<str>) -> &Request {
-        self.requests.get(id).unwrap_or(&self.page_request)
-    }
-
-    /// Whether what is queued for a row that has left the query with this version brings it back: it was made of that version,
-    /// and what becomes of it is told by a later page; or it matches the query, and so is not what has left.
-    fn returns(&self, id: &Arc<str>, row: &Row, version: &Option<String>) -> bool {
-        let matches = |record| self.evaluator.evaluate(id, record).is_ok_and(|found| found.is_some());
-        row.base.as_ref().is_some_and(|base| base.version == *version) || row.record.as_ref().is_some_and(matches)
-    }
-
-    fn run(&self, tx: &mut Tx<'_>) -> Result<Planned, Error> {
-        if tx.present() != self.scope.account {
-            let message = format!("the pull of `{}` ended because another account has signed in", self.table.name);
-            return Err(Error::new(ErrorKind::OtherAccount, message));
-        }
-        if tx.token(&self.scope)? != self.expected || tx.generation() != self.generation {
-            return Err(overtaken(&self.table.name));
-        }
-        let mut stale = Vec::new();
-        for (id, copy) in &self.copies {
-            let key = self.key(id);
-            if self.request(id).crossed(&key) && page::stale(tx, &key, copy)? {
-                stale.push(Arc::clone(id));
-            }
-        }
-        for (id, version) in &self.left {
-            let key = self.key(id);
-            let scope = &self.scope.scope;
-            if self.request(id).crossed(&key) && page::stale_departure(tx, &key, scope, version.as_deref())? {
-                stale.push(Arc::clone(id));
-            }
-        }
-        if !stale.is_empty() {
-            return Ok(Planned::Stale(stale));
-        }
-        let mut effects = Vec::with_capacity(self.copies.len());
-        let restored = self.state.check.is_some_and(Check::may_have_lost);
-        for (id, version) in &self.left {
-            let returns = |row: &Row| version.is_some() && self.returns(id, row, version);
-            effects.push((Arc::clone(id), page::leave(tx, &self.key(id), &self.scope.scope, returns)?));
-        }
-        for (id, copy) in &self.copies {
-            let key = self.key(id);
-            let effect = page::apply(tx, &self.table, &key, &self.scope.scope, copy, restored)?;
-            if effect != Effect::Unchanged {
-                // For the pages of other scopes that are on their way.
-                self.page_request.stores(&key);
-            }
-            effects.push((Arc::clone(id), effect));
-        }
-        journal::note_page(tx, &self.scope.account, &self.table.name, &effects);
-        if self.token != self.expected {
-            tx.set_token(&self.scope, self.token.clone());
-        }
-        let state = self.state.to_note();
-        let key = ScopeState::key(&self.scope);
-        if tx.note(&key)?.as_ref() != Some(&state) {
-            tx.set_note(&key, Some(state));
-        }
-        Ok(Planned::Stored(effects))
-    }
 }

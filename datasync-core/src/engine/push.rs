@@ -10,7 +10,7 @@ use futures::FutureExt;
 use jiff::Timestamp;
 
 use crate::{
-    engine::{Engine, conflict, joined::Requests, links, tombstones, wave},
+    engine::{Engine, conflict, joined::Requests, links, progress::Progress, tombstones, wave},
     error::{Error, ErrorKind, SyncPhase},
     events::SyncEvent,
     report::PushReport,
@@ -18,6 +18,8 @@ use crate::{
     store::{OperationsRequest, QueuedOperation},
 };
 
+/// How many operations one read of the store brings where they are counted.
+const COUNTED_AT_ONCE: usize = 1_000;
 /// A stored wait longer than this counts as over (I9).
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
@@ -34,6 +36,19 @@ pub(crate) struct Target {
 impl Target {
     fn includes(&self, key: &RowKey, place: u64) -> bool {
         place <= self.last_place && self.tables.as_ref().is_none_or(|tables| tables.contains(&key.table))
+    }
+
+    /// Whether the operation may be sent for this caller. Up to the place `tried` what waits was tried already.
+    fn wants(&self, key: &RowKey, operation: &Operation, now: Timestamp, tried: u64) -> bool {
+        let may_be_sent = match &operation.hold {
+            Hold::Ready => true,
+            Hold::Parked(_) => false,
+            Hold::Wait { since, length, demanded } => {
+                let is_tried = self.tries == Tries::Waiting && operation.place > tried;
+                wait_is_over(*since, *length, now) || (!demanded && is_tried)
+            }
+        };
+        may_be_sent && self.includes(key, operation.place)
     }
 }
 
@@ -80,7 +95,8 @@ async fn run(engine: Arc<Engine>, account: Arc<str>, requests: Requests<Target>)
     #[cfg(feature = "metrics")]
     engine.measure(&account).await;
     let paused = engine.paused(&account).await?.is_some();
-    let pushed = waves(&engine, Run { account: Arc::clone(&account), paused, ..Run::default() }, &requests).await;
+    let run = Run { account: Arc::clone(&account), paused, started: engine.clock.now(), ..Run::default() };
+    let pushed = waves(&engine, run, &requests).await;
     if pushed.is_err() {
         requests.fail();
     }
@@ -97,17 +113,15 @@ async fn run(engine: Arc<Engine>, account: Arc<str>, requests: Requests<Target>)
 }
 
 async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) -> Result<PushReport, Error> {
-    engine.events.emit(|| SyncEvent::PushStarted);
+    let begun = run.join(engine, requests.take()).await;
+    engine.events.emit(|| SyncEvent::PushStarted { total: run.progress.total() });
+    begun?;
     let mut capabilities = None;
     loop {
         engine.check_present(&run.account)?;
         let asked = requests.take();
         if !asked.is_empty() {
-            if asked.iter().any(|target| target.tries == Tries::Waiting) {
-                run.tried = 0;
-            }
-            run.targets.extend(asked);
-            run.begin_again(engine.clock.now());
+            run.join(engine, asked).await?;
         }
         let selected = run.select(engine).await?;
         if !selected.is_empty() {
@@ -156,6 +170,7 @@ async fn waves(engine: &Arc<Engine>, mut run: Run, requests: &Requests<Target>) 
 #[derive(Default)]
 struct Run {
     account: Arc<str>,
+    started: Timestamp,
     targets: Vec<Target>,
     /// Up to which place everything was looked at since somebody last asked for what waits: that is tried once for each who asks.
     tried: u64,
@@ -168,7 +183,7 @@ struct Run {
     paused: bool,
     /// How many operations of this pass wait for another row.
     passed: u64,
-    progress: wave::Progress,
+    progress: Progress,
 }
 
 impl Run {
@@ -179,6 +194,39 @@ impl Run {
             return Err(Error::new(ErrorKind::Unauthenticated, message));
         }
         Ok(())
+    }
+
+    /// Takes on what further callers ask for.
+    async fn join(&mut self, engine: &Engine, asked: Vec<Target>) -> Result<(), Error> {
+        let joined = self.count_joined(engine, &asked).await?;
+        self.progress.joined(joined);
+        if asked.iter().any(|target| target.tries == Tries::Waiting) {
+            self.tried = 0;
+        }
+        self.targets.extend(asked);
+        self.begin_again(engine.clock.now());
+        Ok(())
+    }
+
+    /// How many operations may be sent for these callers that were not to be sent for earlier ones.
+    async fn count_joined(&self, engine: &Engine, asked: &[Target]) -> Result<u64, Error> {
+        let (account, limit, now) = (Arc::clone(&self.account), COUNTED_AT_ONCE, engine.clock.now());
+        let mut request = OperationsRequest { account, tables: Some(tables(engine, asked)), after: 0, limit };
+        let mut joined = 0;
+        loop {
+            let queued = engine.store.operations(&request).await?;
+            let Some(last) = queued.last() else { return Ok(joined) };
+            request.after = last.operation.place;
+            for QueuedOperation { key, operation } in &queued {
+                // One that this push has delayed was counted when it began.
+                let delayed = matches!(operation.hold, Hold::Wait { since, .. } if since >= self.started);
+                let counted = |target: &Target| {
+                    target.wants(key, operation, self.started, 0) || (delayed && target.includes(key, operation.place))
+                };
+                let wanted = asked.iter().any(|target| target.wants(key, operation, now, 0));
+                joined += u64::from(wanted && !self.targets.iter().any(counted));
+            }
+        }
     }
 
     fn begin_again(&mut self, now: Timestamp) {
@@ -193,8 +241,8 @@ impl Run {
             return Ok(false);
         }
         let (account, limit, now) = (Arc::clone(&self.account), engine.settings.wave_size, engine.clock.now());
-        let mut request = OperationsRequest { account, tables: Some(self.tables(engine)), after: 0, limit };
-        let mut parked = 0;
+        let mut request = OperationsRequest { account, tables: Some(tables(engine, &self.targets)), after: 0, limit };
+        let mut parked = Vec::new();
         loop {
             let queued = engine.store.operations(&request).await?;
             let Some(last) = queued.last() else { break };
@@ -203,10 +251,11 @@ impl Run {
             let ready: Vec<_> = ready.filter(|(key, operation)| self.may_send(key, operation, now)).collect();
             let blockers = links::blockers(engine, &ready).await?;
             let blocked = ready.into_iter().zip(blockers).filter(|(_, blocker)| blocker.is_some());
-            parked += links::park_cycles(engine, &blocked.map(|(blocked, _)| blocked).collect::<Vec<_>>()).await?;
+            let blocked: Vec<_> = blocked.map(|(blocked, _)| blocked).collect();
+            parked.extend(links::park_cycles(engine, &blocked).await?);
         }
-        self.progress.report.parked += parked;
-        Ok(parked > 0)
+        parked.iter().for_each(|(key, why)| self.progress.parked(engine, key, why));
+        Ok(!parked.is_empty())
     }
 
     /// What is left that waits, as the store has it: it was passed over, or an attempt of this push has failed.
@@ -215,7 +264,7 @@ impl Run {
         (report.waiting, report.next_try) = (0, None);
         let now = engine.clock.now();
         let (account, limit) = (Arc::clone(&self.account), engine.settings.wave_size);
-        let mut request = OperationsRequest { account, tables: Some(self.tables(engine)), after: 0, limit };
+        let mut request = OperationsRequest { account, tables: Some(tables(engine, &self.targets)), after: 0, limit };
         loop {
             let queued = engine.store.operations(&request).await?;
             let Some(last) = queued.last() else { return Ok(()) };
@@ -241,7 +290,7 @@ impl Run {
         let mut selected: Vec<(RowKey, Operation)> = Vec::new();
         while selected.is_empty() {
             let account = Arc::clone(&self.account);
-            let tables = Some(self.tables(engine));
+            let tables = Some(tables(engine, &self.targets));
             let request = OperationsRequest { account, tables, after: self.after, limit };
             let queued = engine.store.operations(&request).await?;
             let Some(last) = queued.last() else { break };
@@ -267,28 +316,17 @@ impl Run {
         Ok(selected)
     }
 
-    /// The tables of all callers. What is queued for one that this release of the app does not have waits for one that has it.
-    fn tables(&self, engine: &Engine) -> Vec<Arc<str>> {
-        let wanted = |table: &&Arc<str>| {
-            self.targets.iter().any(|target| target.tables.as_ref().is_none_or(|tables| tables.contains(*table)))
-        };
-        engine.tables.0.keys().filter(wanted).cloned().collect()
-    }
-
     fn may_send(&self, key: &RowKey, operation: &Operation, now: Timestamp) -> bool {
-        let mut wanted = self.targets.iter().filter(|target| target.includes(key, operation.place)).peekable();
-        if wanted.peek().is_none() {
-            return false;
-        }
-        match &operation.hold {
-            Hold::Ready => true,
-            Hold::Parked(_) => false,
-            Hold::Wait { since, length, demanded } => {
-                let is_tried = |target: &Target| target.tries == Tries::Waiting && operation.place > self.tried;
-                wait_is_over(*since, *length, now) || (!demanded && wanted.any(is_tried))
-            }
-        }
+        self.targets.iter().any(|target| target.wants(key, operation, now, self.tried))
     }
+}
+
+/// The tables of these callers. What is queued for one that this release of the app does not have waits for one that has it.
+fn tables(engine: &Engine, targets: &[Target]) -> Vec<Arc<str>> {
+    let wanted = |table: &&Arc<str>| {
+        targets.iter().any(|target| target.tables.as_ref().is_none_or(|tables| tables.contains(*table)))
+    };
+    engine.tables.0.keys().filter(wanted).cloned().collect()
 }
 
 /// Whether a stored wait has ended: a device's clock may have been set back, or far ahead, in between (I9).

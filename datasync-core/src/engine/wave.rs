@@ -29,15 +29,13 @@ use crate::{
         Engine,
         answer::{self, Answer, Effect},
         committer::{Reads, Tx},
-        conflict::Settled,
-        journal::{self, JournalStep},
+        journal,
         lookup::IDS_A_QUERY,
+        progress::Progress,
         push::backoff,
         table::Tables,
     },
     error::{Error, ErrorKind},
-    events::SyncEvent,
-    report::PushReport,
     row::{Body, Hold, Operation, OperationKind, ParkReason, Parked, Phase, Record, RowKey, ServiceCopy},
     transport::{Capabilities, PushOperation, PushOutcome, ServiceRow, TransportError, TransportErrorKind},
 };
@@ -46,22 +44,6 @@ use crate::{
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
 /// After how many failures of the service an operation is parked, if the service answers others.
 const MOST_FAILURES: u32 = 10;
-
-/// What a push has done so far.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    pub(crate) report: PushReport,
-    taken: u64,
-    done: u64,
-}
-
-impl Progress {
-    /// How many operations have got a final answer.
-    pub(crate) fn answered(&self) -> u64 {
-        let report = &self.report;
-        report.pushed + report.settled + report.conflicts + report.parked
-    }
-}
 
 /// An operation on its way.
 #[derive(Clone, Debug)]
@@ -83,13 +65,12 @@ pub(crate) async fn send(
     selected: Vec<(RowKey, Operation)>,
     capabilities: Capabilities,
 ) -> Result<bool, Error> {
+    let operations = selected.len();
     let Frozen { sent: frozen, parked } = freeze(engine, selected, capabilities.patch).await?;
-    for (key, reason) in parked {
-        progress.report.parked += 1;
-        let RowKey { table, id, .. } = key;
-        engine.events.emit(|| SyncEvent::ItemParked { table, id, reason });
+    progress.left(operations.saturating_sub(frozen.len() + parked.len()) as u64);
+    for (key, why) in &parked {
+        progress.parked(engine, key, why);
     }
-    progress.taken += frozen.len() as u64;
     let mut waiting: VecDeque<Sent> = frozen.into();
     let mut under_way = FuturesUnordered::new();
     let mut answers: Vec<(Sent, Answer)> = Vec::new();
@@ -143,7 +124,7 @@ pub(crate) async fn send(
 struct Frozen {
     sent: Vec<Sent>,
     /// What cannot be sent, and why.
-    parked: Vec<(RowKey, String)>,
+    parked: Vec<(RowKey, Parked)>,
 }
 
 /// Freezes what is sent (I5); operations that changed since they were selected are left out.
@@ -155,8 +136,7 @@ async fn freeze(engine: &Engine, selected: Vec<(RowKey, Operation)>, patches: bo
         for (key, seen) in &selected {
             freeze_one(tx, &tables, key, seen, patches, &mut frozen)?;
         }
-        let parked = frozen.parked.iter().map(|(key, why)| (key, JournalStep::Parked, Some(why.clone())));
-        journal::note_rows(tx, parked);
+        journal::note_parked(tx, &frozen.parked);
         Ok(frozen)
     };
     engine.committer.commit(Reads::rows(rows), plan).await
@@ -182,8 +162,9 @@ fn freeze_one(
     let now = tx.service_time();
     if !doubted {
         let unguarded = operation.kind != OperationKind::Insert && operation.version.is_none() && !table.unversioned;
-        let mut unsendable = |operation: &mut Operation, why: String| {
-            park(operation, &why);
+        let mut unsendable = |operation: &mut Operation, message: String| {
+            let why = Parked { reason: ParkReason::Refused, status: None, message, conflict: None };
+            operation.hold = Hold::Parked(why.clone());
             frozen.parked.push((key.clone(), why));
         };
         match frozen_body(tables, key, operation.kind, record.as_ref(), now) {
@@ -260,11 +241,6 @@ fn started_from(tables: &Tables, key: &RowKey, version: &Option<String>, base: &
     as_it_came.then(|| body::started_from(&table.schema, &base.body, body).ok())?
 }
 
-fn park(operation: &mut Operation, message: &str) {
-    let (reason, message) = (ParkReason::Refused, message.to_owned());
-    operation.hold = Hold::Parked(Parked { reason, status: None, message, conflict: None });
-}
-
 async fn send_together(engine: &Engine, part: Vec<Sent>) -> Vec<(Sent, PushOutcome)> {
     let requests: Vec<PushOperation> = part.iter().map(|sent| sent.request.clone()).collect();
     let missing = || TransportError::new(TransportErrorKind::Protocol, "the transport gave no outcome");
@@ -310,18 +286,13 @@ fn classify(engine: &Engine, sent: &Sent, outcome: PushOutcome) -> Classed {
 fn failed(engine: &Engine, sent: &Sent, error: &TransportError) -> Answer {
     let failures = sent.attempts.saturating_add(1);
     let hopeless = error.kind() != TransportErrorKind::Throttled && failures >= MOST_FAILURES;
-    delayed(engine, sent, &error.to_string());
     Answer::Unknown {
         wait: backoff(sent.attempts, error.retry_after(), engine.clock.random()),
         demanded: error.retry_after().is_some(),
+        status: error.status(),
         reason: error.to_string(),
         exhausted: hopeless.then(|| format!("failed {failures} times: {error}")),
     }
-}
-
-fn delayed(engine: &Engine, sent: &Sent, reason: &str) {
-    let (table, id) = (Arc::clone(&sent.key.table), Arc::clone(&sent.key.id));
-    engine.events.emit(|| SyncEvent::ItemDelayed { table, id, reason: reason.to_owned() });
 }
 
 /// Finds out what each 404 means: a table that cannot be read is unreachable, and only an id that a table does not show
@@ -339,7 +310,9 @@ async fn probe(engine: &Engine, unseen: Vec<Sent>) -> Vec<(Sent, Answer)> {
             keys.iter().for_each(|key| engine.crossing.changed(key));
             for sent in part {
                 let answer = match &shown {
-                    Err(error) => unreachable_table(engine, sent, &error.to_string(), error.retry_after()),
+                    Err(error) => {
+                        unreachable_table(engine, sent, error.status(), error.to_string(), error.retry_after())
+                    }
                     Ok(_) if sent.request.kind == OperationKind::Insert => {
                         let message = "the service answered 404 to a new row, although it has the table".to_owned();
                         Answer::Refused { status: Some(404), message }
@@ -349,7 +322,10 @@ async fn probe(engine: &Engine, unseen: Vec<Sent>) -> Vec<(Sent, Answer)> {
                         Some(record) if record.deleted => {
                             Answer::ConflictThenFetched(ServiceCopy::Found(record.clone()))
                         }
-                        Some(_) => unreachable_table(engine, sent, "the service answered 404 and has the row", None),
+                        Some(_) => {
+                            let reason = "the service answered 404 and has the row".to_owned();
+                            unreachable_table(engine, sent, Some(404), reason, None)
+                        }
                     },
                 };
                 answers.push((sent.clone(), answer));
@@ -359,10 +335,15 @@ async fn probe(engine: &Engine, unseen: Vec<Sent>) -> Vec<(Sent, Answer)> {
     answers
 }
 
-fn unreachable_table(engine: &Engine, sent: &Sent, reason: &str, asked: Option<Duration>) -> Answer {
-    delayed(engine, sent, reason);
+fn unreachable_table(
+    engine: &Engine,
+    sent: &Sent,
+    status: Option<u16>,
+    reason: String,
+    asked: Option<Duration>,
+) -> Answer {
     let wait = backoff(sent.attempts, asked, engine.clock.random());
-    Answer::Unknown { wait, demanded: asked.is_some(), reason: reason.to_owned(), exhausted: None }
+    Answer::Unknown { wait, demanded: asked.is_some(), status, reason, exhausted: None }
 }
 
 /// Commits the answers, and fetches the rows whose answers say too little.
@@ -395,10 +376,8 @@ async fn store_answers(
             for (sent, answer) in planned.iter() {
                 let table = tables.get(&sent.key.table)?;
                 let effect = answer::apply(tx, table, &sent.key, sent.place, sent.doubted, answer)?;
-                let ready = tx
-                    .row(&sent.key)?
-                    .is_some_and(|row| row.operations.first().is_some_and(|operation| operation.hold == Hold::Ready));
-                effects.push((effect, ready));
+                let first = tx.row(&sent.key)?.and_then(|row| row.operations.into_iter().next());
+                effects.push((effect, first.map(|operation| operation.hold)));
             }
             let noted = planned.iter().zip(&effects).filter_map(|((sent, answer), (effect, _))| {
                 let (step, message) = journal::of_answer(answer, effect, unsent.as_deref())?;
@@ -409,13 +388,13 @@ async fn store_answers(
         };
         let effects = engine.committer.commit(Reads::rows(rows), plan).await?;
         let mut unanswered = Vec::new();
-        for ((sent, answer), (effect, ready)) in shared.iter().zip(effects) {
+        for ((sent, answer), (effect, hold)) in shared.iter().zip(effects) {
             if effect == Effect::Fetch {
                 unanswered.push((sent.clone(), fetched(engine, sent, answer).await));
                 continue;
             }
-            again |= ready;
-            tell(engine, progress, sent, effect);
+            again |= hold == Some(Hold::Ready);
+            progress.answer(engine, (&sent.key, sent.request.kind), answer, &effect, hold.as_ref());
         }
         answers = unanswered;
     }
@@ -433,29 +412,4 @@ async fn fetched(engine: &Engine, sent: &Sent, answer: &Answer) -> Answer {
         },
         Err(error) => failed(engine, sent, &error),
     }
-}
-
-fn tell(engine: &Engine, progress: &mut Progress, sent: &Sent, effect: Effect) {
-    let report = &mut progress.report;
-    let parked = |reason: String| {
-        let (table, id) = (Arc::clone(&sent.key.table), Arc::clone(&sent.key.id));
-        engine.events.emit(|| SyncEvent::ItemParked { table, id, reason });
-    };
-    match effect {
-        Effect::Done => report.pushed += 1,
-        Effect::Conflict(Settled::Parked) => {
-            report.conflicts += 1;
-            parked("conflict".to_owned());
-        }
-        Effect::Conflict(_) => report.settled += 1,
-        Effect::Parked(reason) => {
-            report.parked += 1;
-            parked(reason);
-        }
-        Effect::Stays | Effect::Fetch | Effect::Vanished => return,
-    }
-    progress.done += 1;
-    let (done, total) = (progress.done, progress.taken);
-    let (table, id, kind) = (Arc::clone(&sent.key.table), Arc::clone(&sent.key.id), sent.request.kind);
-    engine.events.emit(|| SyncEvent::ItemPushed { table, id, kind, done, total });
 }
