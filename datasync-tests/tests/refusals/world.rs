@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use datasync_core::{
-    client::{DatasyncClient, OfflineTable},
+    client::{Conflict, DatasyncClient, OfflineTable, PendingChange, PullOptions},
     config::SyncConfig,
     row::OperationKind,
     store::Store,
@@ -197,4 +197,44 @@ impl World {
         let losers = self.client.settled_losers().await.unwrap();
         losers.iter().map(|loser| loser.entity::<Note>().unwrap().title).collect()
     }
+}
+
+pub(crate) fn policy(name: &str) -> String {
+    format!("[sync]\nconflict = '{name}'")
+}
+
+pub(crate) async fn only_pending(world: &World) -> PendingChange {
+    let mut pending = world.client.pending().await.unwrap();
+    assert_eq!(pending.len(), 1, "{pending:?}");
+    pending.remove(0)
+}
+
+pub(crate) fn pull_only() -> PullOptions<Note> {
+    PullOptions::default().no_push()
+}
+
+pub(crate) async fn only_conflict(world: &World) -> Conflict {
+    let mut conflicts = world.client.conflicts().await.unwrap();
+    assert_eq!(conflicts.len(), 1);
+    conflicts.remove(0)
+}
+
+pub(crate) fn titles(conflict: &Conflict) -> [Option<String>; 3] {
+    let title = |note: Option<Note>| note.map(|note| note.title);
+    [title(conflict.base().unwrap()), title(conflict.local().unwrap()), title(conflict.service().unwrap())]
+}
+
+pub(crate) fn texts(of: [&str; 3]) -> [Option<String>; 3] {
+    of.map(|text| (!text.is_empty()).then(|| text.to_owned()))
+}
+
+/// The other device writes while a change is on its way, and a pull here sees it.
+pub(crate) fn seen_meanwhile(world: &World, id: &'static str, title: &'static str) {
+    let (table, there) = (world.table.clone(), world.there.clone());
+    world.way.meanwhile(async move {
+        there.pull_items(there.query()).await.unwrap();
+        there.upsert(note_of(id, title)).await.unwrap();
+        there.push_items().await.unwrap();
+        table.pull_items(pull_only()).await.unwrap();
+    });
 }
