@@ -20,7 +20,7 @@ pub type Name = Cow<'static, str>;
 /// A table: its name on the wire and in the store, its fields and its indexes.
 ///
 /// `#[derive(SyncEntity)]` makes one as a constant; tools may build one at run time.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableSchema {
     /// The table's name on the wire and in the store.
     pub name: Name,
@@ -95,7 +95,7 @@ impl TableSchema {
 /// ];
 /// assert_eq!(FIELDS[1].parent.as_deref(), Some("list"));
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldSchema {
     /// The name in JSON and in queries.
     pub name: Name,
@@ -160,7 +160,7 @@ impl FieldSchema {
 }
 
 /// What becomes of a field that both sides changed, in a merge by field.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MergeRule {
     /// This device's value stays.
     Client,
@@ -209,6 +209,8 @@ impl fmt::Debug for MergeFunction {
         f.write_str("MergeFunction")
     }
 }
+
+impl Eq for MergeFunction {}
 
 impl PartialEq for MergeFunction {
     fn eq(&self, other: &MergeFunction) -> bool {

@@ -140,7 +140,7 @@ async fn until(mut what: impl FnMut() -> bool) {
 }
 
 async fn held_here(client: &DatasyncClient, table: &str) -> u64 {
-    client.offline_table_dyn(table).unwrap().query("$count=true&$top=0").await.unwrap().total.unwrap()
+    client.offline_table_dyn(table).unwrap().count().await.unwrap()
 }
 
 async fn as_many_tables_are_pulled_at_once_as_are_allowed(store: impl Store + Clone, wire: Wire) {

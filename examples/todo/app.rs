@@ -165,11 +165,11 @@ impl App<'_> {
         let conflicts = self.client.conflicts().await?;
         let conflict = number.checked_sub(1).and_then(|place| conflicts.get(place));
         let conflict = conflict.ok_or_else(|| format!("there is no conflict {number}: `todo conflicts` lists them"))?;
-        let resolution = match side {
+        let resolution: Resolution = match side {
             Choice::Keep => Resolution::Keep,
             Choice::Take => Resolution::Take,
         };
-        self.client.resolve::<Todo>(conflict, resolution).await?;
+        self.client.resolve(conflict, resolution).await?;
         Ok("Settled. `todo sync` sends what is left of it.\n".to_owned())
     }
 }

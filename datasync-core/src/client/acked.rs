@@ -11,6 +11,7 @@ use crate::{
     engine::{
         Engine,
         acks::{Fate, Held},
+        table::Tables,
     },
     error::{Error, ErrorKind, SyncPhase},
     row::{Hold, OperationKind, ParkReason, Row, RowKey},
@@ -122,7 +123,7 @@ impl Queued {
                     return Ok(());
                 }
             }
-            if let Some(error) = row.and_then(|row| held(key, &row, place)) {
+            if let Some(error) = row.and_then(|row| held(&engine.tables, key, &row, place)) {
                 return Err(error);
             }
             drop(engine);
@@ -132,7 +133,7 @@ impl Queued {
 }
 
 /// Why a change will not be sent before somebody has looked at it, or at the one before it.
-fn held(key: &RowKey, row: &Row, place: u64) -> Option<Error> {
+fn held(tables: &Tables, key: &RowKey, row: &Row, place: u64) -> Option<Error> {
     let mut queued = row.operations.iter().filter(|queued| queued.place <= place);
     let (kind, parked) = queued.find_map(|queued| match &queued.hold {
         Hold::Parked(parked) => Some((queued.kind, parked)),
@@ -141,7 +142,7 @@ fn held(key: &RowKey, row: &Row, place: u64) -> Option<Error> {
     let error = match parked.reason {
         ParkReason::Conflict => {
             let message = format!("the change of {key:?} waits in a conflict: {}", parked.message);
-            Error::with_conflict(ErrorKind::Conflict, message, Conflict::of(key, row))
+            Error::with_conflict(ErrorKind::Conflict, message, Conflict::of(tables, key, row))
         }
         _ => {
             let message = format!("the change of {key:?} is parked: {}; edit, retry or discard it", parked.message);

@@ -10,6 +10,7 @@ use crate::{
         progress::{OpeningProgress, Told},
         reindex::reindex,
         resolver::{ConflictResolver, erase},
+        row_type::RowType,
     },
     clock::Clock,
     config::SyncConfig,
@@ -46,13 +47,13 @@ impl<E> std::fmt::Debug for TableOptions<E> {
     }
 }
 
-impl<E: SyncEntity> Default for TableOptions<E> {
+impl<E> Default for TableOptions<E> {
     fn default() -> Self {
         TableOptions { resolver: None, migrations: Vec::new(), marker: PhantomData }
     }
 }
 
-impl<E: SyncEntity> TableOptions<E> {
+impl<E: RowType> TableOptions<E> {
     /// What the configuration says.
     pub fn new() -> TableOptions<E> {
         TableOptions::default()
@@ -74,13 +75,13 @@ impl<E: SyncEntity> TableOptions<E> {
     /// a body that lost. Those of the service lack the local fields. It may run more than once for one body,
     /// and a field that it does not change keeps its bytes.
     ///
-    /// If it fails or panics, or what it returns cannot be read as `E`, the row goes into quarantine with everything queued
+    /// If it fails or panics, or what it returns cannot be read as the table's entity, the row goes into quarantine with everything queued
     /// for it: see [`DatasyncClient::quarantined`]. The next start tries again.
     ///
     /// Without a migration a schema may change as far as the stored JSON still fits: fields may be added that are optional
     /// or have a default, and what was stored for a field that was removed is kept and sent as it is.
     ///
-    /// What the *service* sends is not migrated: it must fit `E`.
+    /// What the *service* sends is not migrated: it must fit the entity.
     ///
     /// ```
     /// # use datasync_core::{client::TableOptions, entity::SyncEntity};
@@ -196,8 +197,14 @@ impl ClientBuilder {
     /// let builder = DatasyncClient::builder().table_dyn(schema);
     /// # drop(builder);
     /// ```
-    pub fn table_dyn(mut self, schema: TableSchema) -> ClientBuilder {
-        self.tables.push(Declared { schema, resolver: None, readable: None, migrations: Vec::new() });
+    pub fn table_dyn(self, schema: TableSchema) -> ClientBuilder {
+        self.table_dyn_with(schema, TableOptions::new())
+    }
+
+    /// Adds a table that is known only at run time, with migrations and a resolver over JSON.
+    pub fn table_dyn_with(mut self, schema: TableSchema, options: TableOptions<Value>) -> ClientBuilder {
+        let TableOptions { resolver, migrations, .. } = options;
+        self.tables.push(Declared { schema, resolver, readable: None, migrations });
         self
     }
 
@@ -242,7 +249,7 @@ impl ClientBuilder {
             let migrations = Migrations(in_order(&name, migrations)?);
             let table = Table {
                 name: Arc::clone(&name),
-                schema,
+                schema: Arc::new(schema),
                 fingerprint,
                 version: migrations.version(),
                 migrations,

@@ -58,20 +58,24 @@ pub(crate) fn decode<E: SyncEntity>(id: &str, record: &Record) -> Result<E, Erro
     Ok(entity)
 }
 
-/// The record as JSON: every field of its body, and what the service says of the row where the schema asks for it.
-pub(crate) fn value(schema: &TableSchema, id: &str, record: &Record) -> Result<Value, Error> {
-    let value = read(record, |name| schema.field(name).is_some() || !SERVICE_OWNED.contains(&name));
-    value.map_err(|error| misfit(schema, id, record.body.as_bytes(), &error))
+/// The record as JSON: every field of its body, and what the service says of the row where a schema asks for it.
+pub(crate) fn value(schema: Option<&TableSchema>, id: &str, record: &Record) -> Result<Value, Error> {
+    let declared = |name: &str| schema.is_some_and(|schema| schema.field(name).is_some());
+    let value = read(record, |name| declared(name) || !SERVICE_OWNED.contains(&name));
+    value.map_err(|error| match schema {
+        Some(schema) => misfit(schema, id, record.body.as_bytes(), &error),
+        None => Error::new(ErrorKind::InvalidEntity, format!("the body of `{id}` is not a JSON object")),
+    })
 }
 
 /// The fields with these names of a record, as a struct that has no others.
 pub(crate) fn decode_part<P: DeserializeOwned>(
     table: &str,
-    names: &[&str],
+    names: &[String],
     id: &str,
     record: &Record,
 ) -> Result<P, Error> {
-    read(record, |name| names.contains(&name)).map_err(|error: serde_json::Error| {
+    read(record, |name| names.iter().any(|wanted| wanted == name)).map_err(|error: serde_json::Error| {
         // The words of the error may hold what the user wrote (I21); its place does not.
         let (line, column) = (error.line(), error.column());
         let message =

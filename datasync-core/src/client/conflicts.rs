@@ -9,8 +9,9 @@ use futures::{
 
 use crate::{
     client::{
-        DatasyncClient, codec,
+        DatasyncClient,
         resolver::{Resolution, outcome, service_kind},
+        row_type::{MergedWith, RowType},
     },
     engine::{
         Engine, account,
@@ -18,18 +19,29 @@ use crate::{
         conflict::{Settled, finish},
         journal::{self, JournalStep},
         links,
+        table::Tables,
         watch::Inbox,
     },
-    entity::SyncEntity,
     error::{Error, ErrorKind},
     row::{Hold, OperationKind, ParkReason, Record, Row, RowKey, ServiceCopy},
+    schema::TableSchema,
     store::OperationsRequest,
 };
 
 /// How many conflicts, or queued operations, are read at once.
 const AT_ONCE: usize = 1_000;
 
-/// A conflict that waits for somebody: all sides of it.
+/// A conflict that waits for somebody: all sides of it, as entities or as JSON.
+///
+/// ```
+/// # use datasync_core::{client::Conflict, error::Error};
+/// # use serde_json::Value;
+/// # fn example(conflict: &Conflict) -> Result<(), Error> {
+/// let (ours, theirs) = (conflict.local::<Value>()?, conflict.service::<Value>()?);
+/// # drop((ours, theirs));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Conflict {
     key: RowKey,
@@ -40,6 +52,8 @@ pub struct Conflict {
     base: Option<Record>,
     local: Option<Record>,
     service: ServiceCopy,
+    /// `None` if this release does not have the table.
+    schema: Option<Arc<TableSchema>>,
 }
 
 impl fmt::Debug for Conflict {
@@ -49,7 +63,7 @@ impl fmt::Debug for Conflict {
 }
 
 impl Conflict {
-    pub(super) fn of(key: &RowKey, row: &Row) -> Option<Conflict> {
+    pub(super) fn of(tables: &Tables, key: &RowKey, row: &Row) -> Option<Conflict> {
         let operation = row.operations.first()?;
         let Hold::Parked(parked) = &operation.hold else { return None };
         let service = row.conflict()?.clone();
@@ -62,7 +76,12 @@ impl Conflict {
             base: row.base.clone(),
             local: row.record.clone(),
             service,
+            schema: tables.0.get(&key.table).map(|table| Arc::clone(&table.schema)),
         })
+    }
+
+    fn read<E: RowType>(&self, record: Option<&Record>) -> Result<Option<E>, Error> {
+        record.map(|record| E::of_record(self.schema.as_deref(), &[], &self.key.id, record)).transpose()
     }
 
     /// The table.
@@ -100,9 +119,8 @@ impl Conflict {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidEntity`] if it cannot be read as `E`.
-    pub fn base<E: SyncEntity>(&self) -> Result<Option<E>, Error> {
-        let base = self.base.as_ref().filter(|base| !base.deleted);
-        base.map(|record| codec::decode(&self.key.id, record)).transpose()
+    pub fn base<E: RowType>(&self) -> Result<Option<E>, Error> {
+        self.read(self.base.as_ref().filter(|base| !base.deleted))
     }
 
     /// This device's side; `None` if it deleted the row.
@@ -110,8 +128,8 @@ impl Conflict {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidEntity`] if it cannot be read as `E`.
-    pub fn local<E: SyncEntity>(&self) -> Result<Option<E>, Error> {
-        self.local.as_ref().map(|record| codec::decode(&self.key.id, record)).transpose()
+    pub fn local<E: RowType>(&self) -> Result<Option<E>, Error> {
+        self.read(self.local.as_ref())
     }
 
     /// The service's side; `None` if it deleted the row, or does not have it.
@@ -119,8 +137,8 @@ impl Conflict {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidEntity`] if it cannot be read as `E`.
-    pub fn service<E: SyncEntity>(&self) -> Result<Option<E>, Error> {
-        self.service.live().map(|record| codec::decode(&self.key.id, record)).transpose()
+    pub fn service<E: RowType>(&self) -> Result<Option<E>, Error> {
+        self.read(self.service.live())
     }
 }
 
@@ -168,29 +186,43 @@ impl DatasyncClient {
     }
 
     /// Settles a conflict that [`conflicts`](DatasyncClient::conflicts) has shown. What is to be sent is sent by the next
-    /// push.
+    /// push. `E` is the entity of its table, or [`serde_json::Value`] for a conflict of any table:
+    ///
+    /// ```
+    /// # use datasync_core::{client::{Conflict, DatasyncClient, Resolution}, error::Error};
+    /// # async fn example(client: &DatasyncClient, ours: bool) -> Result<(), Error> {
+    /// for conflict in client.conflicts().await? {
+    ///     let resolution: Resolution = if ours { Resolution::Keep } else { Resolution::Take };
+    ///     client.resolve(&conflict, resolution).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
     /// [`ErrorKind::ConflictChanged`] if the row or the service's copy has changed since it was shown;
     /// [`ErrorKind::Undecided`] if a merge by field meets fields without a rule, and the table has no fallback but `park`.
     /// Nothing is done then, and [`Error::conflict`] has the conflict as it is. [`ErrorKind::UnknownTable`] if the conflict
-    /// is not one of `E`'s table; [`ErrorKind::InvalidEntity`], [`ErrorKind::Store`].
-    pub async fn resolve<E: SyncEntity>(&self, conflict: &Conflict, resolution: Resolution<E>) -> Result<(), Error> {
+    /// is not one of `E`'s table; [`ErrorKind::InvalidEntity`] if merged JSON does not fit the table; [`ErrorKind::Store`].
+    pub async fn resolve<E: RowType>(&self, conflict: &Conflict, resolution: Resolution<E>) -> Result<(), Error> {
         let table = Arc::clone(self.engine.tables.get(&conflict.key.table)?);
-        if table.name.as_ref() != E::SCHEMA.name {
-            let message = format!("the conflict is of `{}`, but the entity of `{}`", table.name, E::SCHEMA.name);
+        if let Some(schema) = E::SCHEMA
+            && schema.name != *table.name
+        {
+            let message = format!("the conflict is of `{}`, but the entity of `{}`", table.name, schema.name);
             return Err(Error::new(ErrorKind::UnknownTable, message));
         }
         if matches!(resolution, Resolution::Park) {
             return Ok(());
         }
-        let outcome = outcome(&conflict.key.id, resolution)?;
-        let shown = conflict.clone();
+        let ours = conflict.local.as_ref().or(conflict.base.as_ref());
+        let outcome = outcome(&table, MergedWith::of(&conflict.key.id, ours, &conflict.service), resolution)?;
+        let (shown, tables) = (conflict.clone(), Arc::clone(&self.engine.tables));
         let plan = move |tx: &mut Tx<'_>| {
             account::check(tx, &shown.key)?;
             let row = tx.row(&shown.key)?;
-            let now = row.as_ref().and_then(|row| Conflict::of(&shown.key, row));
+            let now = row.as_ref().and_then(|row| Conflict::of(&tables, &shown.key, row));
             let (Some(before), Some(now)) = (row, now) else {
                 return Err(Error::conflict_changed(&format!("{:?} is no longer a conflict", shown.key), None));
             };
@@ -202,7 +234,7 @@ impl DatasyncClient {
             // A decision of a person is a new beginning.
             row.operations[0].rounds = 0;
             let settled = finish(tx, &table, &shown.key, &mut row, now.service.clone(), outcome.clone());
-            if let (Settled::Parked, Some(undecided)) = (settled, Conflict::of(&shown.key, &row)) {
+            if let (Settled::Parked, Some(undecided)) = (settled, Conflict::of(&tables, &shown.key, &row)) {
                 return Err(Error::with_conflict(ErrorKind::Undecided, undecided.message, Some(now)));
             }
             row.revision += 1;
@@ -234,7 +266,7 @@ async fn list(engine: &Engine, account: &Arc<str>, after: u64, limit: usize) -> 
 /// The conflicts of these rows, where there are any.
 async fn read(engine: &Engine, keys: &[RowKey]) -> Result<Vec<Conflict>, Error> {
     let rows = engine.store.get(keys).await?;
-    Ok(keys.iter().zip(rows).filter_map(|(key, row)| Conflict::of(key, &row?)).collect())
+    Ok(keys.iter().zip(rows).filter_map(|(key, row)| Conflict::of(&engine.tables, key, &row?)).collect())
 }
 
 /// A stream of conflicts.

@@ -4,13 +4,12 @@ use uuid::Uuid;
 
 use crate::{
     body,
-    client::{DatasyncClient, codec, quarantine},
+    client::{DatasyncClient, quarantine, row_type::RowType},
     engine::{
         change::{self, Change},
         committer::{Reads, Tx},
         migrate::loser_in_present,
     },
-    entity::SyncEntity,
     error::{Error, ErrorKind},
     row::{Body, LoserCause, Record, SettledLoser},
 };
@@ -82,14 +81,14 @@ impl DatasyncClient {
 }
 
 impl SettledLoser {
-    /// The body as an entity.
+    /// The body as an entity, or as JSON: `entity::<serde_json::Value>()`.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidEntity`] if it cannot be read as `E`.
-    pub fn entity<E: SyncEntity>(&self) -> Result<E, Error> {
+    pub fn entity<E: RowType>(&self) -> Result<E, Error> {
         let body: &Body = &self.body;
         let record = Record { body: body.clone(), version: self.version.clone(), updated_at: None, deleted: false };
-        codec::decode(&self.key.id, &record)
+        E::of_record(None, &[], &self.key.id, &record)
     }
 }

@@ -117,7 +117,7 @@ impl Found {
                     let name = Name::from(field.clone());
                     let retired =
                         FieldSchema { name: name.clone(), local: true, ..FieldSchema::new("", FieldKind::Json, true) };
-                    table.schema.fields.to_mut().push(retired);
+                    Arc::make_mut(&mut table.schema).fields.to_mut().push(retired);
                     table.retired.push(name);
                 }
             }

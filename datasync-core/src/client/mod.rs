@@ -7,7 +7,6 @@ mod builder;
 mod codec;
 mod conflicts;
 mod discard;
-mod dynamic;
 mod explain;
 mod export;
 mod journal;
@@ -24,6 +23,7 @@ mod reindex;
 mod remote;
 mod reset;
 mod resolver;
+mod row_type;
 mod search;
 mod stream;
 mod transaction;
@@ -36,10 +36,9 @@ pub use acked::Written;
 pub use auto::{AutoSync, NetworkSignal, SyncReport};
 pub use builder::{ClientBuilder, TableOptions};
 pub use conflicts::Conflict;
-pub use dynamic::DynTable;
 pub use explain::{CopyInfo, Explanation};
 pub use journal::{JournalEntry, JournalStep};
-pub use offline::{IntoQuery, OfflineQuery, OfflineTable};
+pub use offline::{DynTable, IntoQuery, OfflineQuery, OfflineTable};
 pub use pending::{PendingChange, PendingPage, PendingRequest, PendingState};
 pub use progress::{OpeningProgress, OpeningWork};
 pub use pull::PullOptions;
@@ -48,6 +47,7 @@ pub use quarantine::Quarantined;
 pub use remote::{Remote, RemoteQuery, RemoteTable};
 pub use reset::{Pending, ResetOptions};
 pub use resolver::{ConflictResolver, Resolution, ResolverConflict};
+pub use row_type::RowType;
 pub use search::Rows;
 pub use transaction::Tx;
 
@@ -129,6 +129,16 @@ impl DatasyncClient {
             Ok(table) => OfflineTable::new(Arc::clone(&self.engine), Arc::clone(table)),
             Err(error) => panic!("{error}: add `.table::<…>()` to the builder"),
         }
+    }
+
+    /// The table of that name in the local store, as JSON objects, whether it was added with a type or with
+    /// [`table_dyn`](ClientBuilder::table_dyn).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::UnknownTable`], which lists the tables that the client has.
+    pub fn offline_table_dyn(&self, name: &str) -> Result<DynTable, Error> {
+        Ok(OfflineTable::new(Arc::clone(&self.engine), Arc::clone(self.engine.tables.get(name)?)))
     }
 
     /// The table of an entity on the service: works only with a network, and touches nothing that is stored here.

@@ -4,34 +4,37 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 
 use futures::stream::BoxStream;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::{
     client::{
         acked::Written,
-        codec,
-        part::Reader,
+        part::{Reader, Wanted},
         purge::{self, PurgeOptions},
+        row_type::{RowType, apply, give_id},
         search::{self, Rows},
         stream, watch, write,
     },
-    clock::ordered_id,
     engine::{
         Engine,
-        change::{self, Change},
+        change::Change,
         push::{self, Tries},
         table::Table,
     },
-    entity::{RowId, SyncEntity, check_id},
+    entity::{RowId, SyncEntity},
     error::Error,
     query::{Access, Condition, Order, Query, QueryDescription},
     report::{PurgeReport, PushReport},
     row::{Body, Record, RowKey},
+    schema::TableSchema,
 };
 
 /// The table of an entity in the local store, as in Datasync's `IOfflineTable<T>`.
 ///
 /// Reads and writes need no network. A write that returned `Ok` is durable, and its change is queued in the same
 /// commit; [`push_items`](OfflineTable::push_items) sends it.
+///
+/// [`DynTable`] is the same for rows that are JSON.
 pub struct OfflineTable<E> {
     pub(crate) engine: Arc<Engine>,
     pub(crate) table: Arc<Table>,
@@ -50,7 +53,23 @@ impl<E> fmt::Debug for OfflineTable<E> {
     }
 }
 
-impl<E: SyncEntity> OfflineTable<E> {
+/// A table of the local store whose rows are JSON objects: see [`RowType`].
+///
+/// ```
+/// # use datasync_core::{client::{DatasyncClient, PullOptions}, query::Query};
+/// # use serde_json::{Value, json};
+/// # async fn example(client: &DatasyncClient) -> Result<(), Box<dyn std::error::Error>> {
+/// let films = client.offline_table_dyn("films")?;
+/// films.upsert(json!({ "id": "a", "title": "A", "year": 1994 })).await?;
+/// let new: Query<Value> = "$filter=year gt 1990&$select=id,year".parse()?;
+/// assert_eq!(films.query().with(new.clone()).to_vec().await?, [json!({ "id": "a", "year": 1994 })]);
+/// films.pull_items(PullOptions::default().query(new).query_id("new")).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub type DynTable = OfflineTable<Value>;
+
+impl<E: RowType> OfflineTable<E> {
     pub(crate) fn new(engine: Arc<Engine>, table: Arc<Table>) -> OfflineTable<E> {
         OfflineTable { engine, table, marker: PhantomData }
     }
@@ -59,7 +78,13 @@ impl<E: SyncEntity> OfflineTable<E> {
         self.engine.key(&self.table, id)
     }
 
-    /// Adds a row. An empty id becomes a UUIDv7.
+    /// The table's fields and indexes.
+    #[must_use]
+    pub fn schema(&self) -> &TableSchema {
+        &self.table.schema
+    }
+
+    /// Adds a row. An id that is empty or missing becomes a UUIDv7.
     ///
     /// # Errors
     ///
@@ -95,7 +120,7 @@ impl<E: SyncEntity> OfflineTable<E> {
     /// nothing is changed then.
     pub async fn delete(&self, id: &(impl RowId + ?Sized)) -> Result<Written<()>, Error> {
         let change = (self.key(&id.as_text()), Change::Delete);
-        let (queued, _) = write::one(&self.engine, &self.table, change, change::apply).await?;
+        let (queued, _) = write::one(&self.engine, &self.table, change, apply::<E>).await?;
         Ok(Written::new((), queued))
     }
 
@@ -125,13 +150,13 @@ impl<E: SyncEntity> OfflineTable<E> {
     /// time.
     pub async fn delete_all<I: RowId>(&self, ids: impl IntoIterator<Item = I>) -> Result<Vec<Written<()>>, Error> {
         let changes = ids.into_iter().map(|id| (self.key(&id.as_text()), Change::Delete)).collect();
-        let queued = write::all(&self.engine, &self.table, changes, change::apply).await?;
+        let queued = write::all(&self.engine, &self.table, changes, apply::<E>).await?;
         Ok(queued.into_iter().map(|(queued, _)| Written::new((), queued)).collect())
     }
 
     async fn write(&self, mut entity: E, change: fn(Body) -> Change) -> Result<Written<E>, Error> {
         let change = self.prepare(&mut entity, change)?;
-        Ok(as_stored(entity, write::one(&self.engine, &self.table, change, change::apply).await?))
+        Ok(self.as_stored(entity, write::one(&self.engine, &self.table, change, apply::<E>).await?))
     }
 
     async fn write_all(
@@ -141,18 +166,24 @@ impl<E: SyncEntity> OfflineTable<E> {
     ) -> Result<Vec<Written<E>>, Error> {
         let mut entities: Vec<E> = entities.into_iter().collect();
         let changes = entities.iter_mut().map(|entity| self.prepare(entity, change)).collect::<Result<_, _>>()?;
-        let stored = write::all(&self.engine, &self.table, changes, change::apply).await?;
-        Ok(entities.into_iter().zip(stored).map(|(entity, stored)| as_stored(entity, stored)).collect())
+        let stored = write::all(&self.engine, &self.table, changes, apply::<E>).await?;
+        Ok(entities.into_iter().zip(stored).map(|(entity, stored)| self.as_stored(entity, stored)).collect())
+    }
+
+    /// The entity with the time of its edit, where its table has a field for that.
+    fn as_stored(&self, entity: E, (queued, record): write::Stored) -> Written<E> {
+        let entity = match record {
+            Some(record) => entity.with_edit(&self.table.schema, &record),
+            None => entity,
+        };
+        Written::new(entity, queued)
     }
 
     /// Gives the entity an id if it has none, and makes it a change of its row.
     fn prepare(&self, entity: &mut E, change: fn(Body) -> Change) -> Result<(RowKey, Change), Error> {
-        if entity.id().is_empty() {
-            entity.set_id(&ordered_id(&*self.engine.clock).to_string())?;
-        }
-        let id = entity.id().into_owned();
-        check_id(&id)?;
-        Ok((self.key(&id), change(codec::encode(entity)?)))
+        let id = give_id(entity, &*self.engine.clock)?;
+        let body = entity.to_body(&self.table.schema, self.table.rules.readable)?;
+        Ok((self.key(&id), change(body)))
     }
 
     /// The row of that id; `None` if there is none here.
@@ -164,13 +195,16 @@ impl<E: SyncEntity> OfflineTable<E> {
         let id = &id.as_text();
         let mut rows = self.engine.store.get(&[self.key(id)]).await?;
         let record = rows.pop().flatten().and_then(|row| row.record);
-        record.map(|record| codec::decode(id, &record)).transpose()
+        record.map(|record| E::of_record(Some(&self.table.schema), &[], id, &record)).transpose()
     }
 
     /// Begins a query of this table.
     pub fn query(&self) -> OfflineQuery<E> {
-        let reader = Reader::whole(|_, id, record| codec::decode(id, record));
-        OfflineQuery { table: self.clone(), query: Query::new(), reader }
+        let table = Arc::clone(&self.table);
+        let read =
+            move |select: &[String], id: &str, record: &Record| E::of_record(Some(&table.schema), select, id, record);
+        let reader = Reader::new(if E::SCHEMA.is_some() { Wanted::All } else { Wanted::Selected }, read);
+        OfflineQuery { table: self.clone(), query: Query::default(), reader }
     }
 
     /// How many rows there are here.
@@ -204,13 +238,6 @@ impl<E: SyncEntity> OfflineTable<E> {
     }
 }
 
-/// The entity with the time of its edit, where its table has a field for that.
-fn as_stored<E: SyncEntity>(entity: E, (queued, record): write::Stored) -> Written<E> {
-    let stored = record.filter(|_| E::SCHEMA.edited_field().is_some());
-    let stored = stored.and_then(|record| codec::decode(&entity.id(), &record).ok());
-    Written::new(stored.unwrap_or(entity), queued)
-}
-
 /// A query, with or without its table.
 pub trait IntoQuery<E> {
     /// The query alone.
@@ -239,7 +266,7 @@ pub struct OfflineQuery<E, P = E> {
 
 impl<E, P> Clone for OfflineQuery<E, P> {
     fn clone(&self) -> Self {
-        OfflineQuery { table: self.table.clone(), query: self.query.clone(), reader: self.reader }
+        OfflineQuery { table: self.table.clone(), query: self.query.clone(), reader: self.reader.clone() }
     }
 }
 
@@ -250,22 +277,6 @@ impl<E, P> fmt::Debug for OfflineQuery<E, P> {
 }
 
 impl<E: SyncEntity, P: 'static> OfflineQuery<E, P> {
-    /// This query in place of what was said so far: one that was read from text, or is used for several tables.
-    ///
-    /// ```
-    /// # use datasync_core::{client::OfflineTable, entity::SyncEntity, error::Error, query::{Query, QueryError}};
-    /// # fn example<E: SyncEntity>(films: &OfflineTable<E>) -> Result<(), QueryError> {
-    /// let long: Query<E> = "$filter=minutes gt 180&$orderby=year".parse()?;
-    /// let rows = films.query().with(long).to_vec();
-    /// # drop(rows);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn with(mut self, query: impl IntoQuery<E>) -> Self {
-        self.query = query.into_query();
-        self
-    }
-
     /// Only the rows that match the condition made from the fields, and every earlier condition.
     pub fn filter<C: Condition<E>>(mut self, condition: impl FnOnce(E::Fields) -> C) -> Self {
         self.query = self.query.filter(condition);
@@ -281,6 +292,24 @@ impl<E: SyncEntity, P: 'static> OfflineQuery<E, P> {
     /// Orders the rows that agree in all keys given so far by this key.
     pub fn then_by(mut self, key: impl FnOnce(E::Fields) -> Order<E>) -> Self {
         self.query = self.query.then_by(key);
+        self
+    }
+}
+
+impl<E: RowType, P: 'static> OfflineQuery<E, P> {
+    /// This query in place of what was said so far: one that was read from text, or is used for several tables.
+    ///
+    /// ```
+    /// # use datasync_core::{client::OfflineTable, entity::SyncEntity, error::Error, query::{Query, QueryError}};
+    /// # fn example<E: SyncEntity>(films: &OfflineTable<E>) -> Result<(), QueryError> {
+    /// let long: Query<E> = "$filter=minutes gt 180&$orderby=year".parse()?;
+    /// let rows = films.query().with(long).to_vec();
+    /// # drop(rows);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with(mut self, query: impl IntoQuery<E>) -> Self {
+        self.query = query.into_query();
         self
     }
 
@@ -327,7 +356,8 @@ impl<E: SyncEntity, P: 'static> OfflineQuery<E, P> {
     /// # }
     /// ```
     pub fn select<Q: DeserializeOwned + 'static>(self) -> OfflineQuery<E, Q> {
-        OfflineQuery { table: self.table, query: self.query, reader: Reader::part::<E>() }
+        let reader = Reader::part(&self.table.table.name);
+        OfflineQuery { table: self.table, query: self.query, reader }
     }
 
     /// The rows.
@@ -425,7 +455,7 @@ impl<E: SyncEntity, P: 'static> OfflineQuery<E, P> {
         stream::local(self.table.engine, self.table.table, self.query.into_description(), self.reader)
     }
 
-    async fn rows(self) -> Result<Rows<P>, Error> {
+    async fn rows(mut self) -> Result<Rows<P>, Error> {
         let OfflineTable { engine, table, .. } = self.table;
         let query = self.reader.prepare(self.query.into_description(), &table.schema, false)?;
         let found = search::search(&engine, &table, &query).await?;

@@ -1,4 +1,6 @@
-//! What the rows of a query are read into: entities, or structs that hold a part of their fields.
+//! What the rows of a query are read into: entities, JSON, or structs that hold a part of their fields.
+
+use std::sync::Arc;
 
 use serde::{
     Deserializer,
@@ -8,7 +10,6 @@ use serde::{
 
 use crate::{
     client::codec,
-    entity::SyncEntity,
     error::{Error, ErrorKind},
     query::QueryDescription,
     row::Record,
@@ -17,73 +18,93 @@ use crate::{
 
 /// How rows become values of `P`.
 pub(crate) struct Reader<P> {
-    /// `None` for whole entities; else the fields of `P`, where it has any that are known.
-    names: Option<Option<Names>>,
-    read: fn(Names, &str, &Record) -> Result<P, Error>,
+    wanted: Wanted,
+    /// The fields that are read; empty for all.
+    select: Vec<String>,
+    read: Arc<Read<P>>,
 }
 
-type Names = &'static [&'static str];
+/// What reads a row, or only these fields of it.
+type Read<P> = dyn Fn(&[String], &str, &Record) -> Result<P, Error> + Send + Sync;
+
+/// Which fields are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wanted {
+    /// All of them.
+    All,
+    /// Those that the query names, if it names any.
+    Selected,
+    /// Those of a type, where it has any that are known.
+    Of(Option<&'static [&'static str]>),
+}
 
 impl<P> Clone for Reader<P> {
     fn clone(&self) -> Self {
-        *self
+        Reader { wanted: self.wanted, select: self.select.clone(), read: Arc::clone(&self.read) }
     }
 }
 
-impl<P> Copy for Reader<P> {}
-
 impl<P> Reader<P> {
-    /// Whole rows, by this function.
-    pub(crate) fn whole(read: fn(Names, &str, &Record) -> Result<P, Error>) -> Reader<P> {
-        Reader { names: None, read }
+    /// Rows by this function.
+    pub(crate) fn new(
+        wanted: Wanted,
+        read: impl Fn(&[String], &str, &Record) -> Result<P, Error> + Send + Sync + 'static,
+    ) -> Reader<P> {
+        Reader { wanted, select: Vec::new(), read: Arc::new(read) }
     }
 
     /// The fields of `P` alone.
-    pub(crate) fn part<E: SyncEntity>() -> Reader<P>
+    pub(crate) fn part(table: &Arc<str>) -> Reader<P>
     where
         P: DeserializeOwned,
     {
-        Reader {
-            names: Some(field_names::<P>()),
-            read: |names, id, record| codec::decode_part(E::TABLE, names, id, record),
-        }
+        let table = Arc::clone(table);
+        let read = move |names: &[String], id: &str, record: &Record| codec::decode_part(&table, names, id, record);
+        Reader::new(Wanted::Of(field_names::<P>()), read)
     }
 
     pub(crate) fn read(&self, id: &str, record: &Record) -> Result<P, Error> {
-        (self.read)(self.names.flatten().unwrap_or_default(), id, record)
+        (self.read)(&self.select, id, record)
     }
 
     /// The query for what is read; `remote` if a service answers it.
     pub(crate) fn prepare(
-        &self,
+        &mut self,
         mut query: QueryDescription,
         schema: &TableSchema,
         remote: bool,
     ) -> Result<QueryDescription, Error> {
-        query.select.clear();
-        let Some(names) = self.names else { return Ok(query) };
-        let refuse = |message| Err(Error::new(ErrorKind::InvalidQuery, message));
-        let Some(names) = names else {
-            return refuse(
-                "a part of a row is read into a struct with named fields, none of them flattened".to_owned(),
-            );
+        query.select = match self.wanted {
+            Wanted::All => Vec::new(),
+            Wanted::Selected => query.select,
+            Wanted::Of(names) => selected(names, schema, remote)?,
         };
-        for name in names {
-            let is_role = *name == ID || SERVICE_OWNED.contains(name);
-            match schema.field(name) {
-                Some(field) if remote && field.local => {
-                    return refuse(format!("`{name}` of `{}` stays on the device: no service has it", schema.name));
-                }
-                None if !is_role => return refuse(format!("`{}` has no property `{name}`", schema.name)),
-                _ => query.select.push((*name).to_owned()),
-            }
-        }
+        self.select.clone_from(&query.select);
         Ok(query)
     }
 }
 
+/// The names of the fields of a type, if the table has them all.
+fn selected(names: Option<&[&str]>, schema: &TableSchema, remote: bool) -> Result<Vec<String>, Error> {
+    let refuse = |message| Err(Error::new(ErrorKind::InvalidQuery, message));
+    let Some(names) = names else {
+        return refuse("a part of a row is read into a struct with named fields, none of them flattened".to_owned());
+    };
+    for name in names {
+        let is_role = *name == ID || SERVICE_OWNED.contains(name);
+        match schema.field(name) {
+            Some(field) if remote && field.local => {
+                return refuse(format!("`{name}` of `{}` stays on the device: no service has it", schema.name));
+            }
+            None if !is_role => return refuse(format!("`{}` has no property `{name}`", schema.name)),
+            _ => {}
+        }
+    }
+    Ok(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
 /// The names of the fields of a struct, as serde reads them; `None` for what is no struct.
-fn field_names<P: DeserializeOwned>() -> Option<Names> {
+fn field_names<P: DeserializeOwned>() -> Option<&'static [&'static str]> {
     let mut names = None;
     // It fails in any case: there is nothing to read.
     let _ = P::deserialize(Ask(&mut names));
@@ -91,7 +112,7 @@ fn field_names<P: DeserializeOwned>() -> Option<Names> {
 }
 
 /// Is asked for a struct, keeps the names of its fields, and has no value.
-struct Ask<'a>(&'a mut Option<Names>);
+struct Ask<'a>(&'a mut Option<&'static [&'static str]>);
 
 impl<'de> Deserializer<'de> for Ask<'_> {
     type Error = AskError;
@@ -100,7 +121,12 @@ impl<'de> Deserializer<'de> for Ask<'_> {
         Err(AskError::custom("only names are asked for"))
     }
 
-    fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, fields: Names, _: V) -> Result<V::Value, AskError> {
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, AskError> {
         *self.0 = Some(fields);
         Err(AskError::custom("only names are asked for"))
     }

@@ -8,6 +8,7 @@ use crate::{
     client::{
         DatasyncClient, Tables,
         offline::{IntoQuery, OfflineQuery, OfflineTable},
+        row_type::RowType,
     },
     engine::{
         Engine,
@@ -17,7 +18,7 @@ use crate::{
         table::Table,
         verify,
     },
-    entity::{SyncEntity, check_id},
+    entity::check_id,
     error::{Error, ErrorKind, SyncPhase},
     query::{Query, QueryDescription},
     report::{PullReport, VerifyReport},
@@ -34,13 +35,13 @@ pub struct PullOptions<E> {
     push: ImplicitPush,
 }
 
-impl<E: SyncEntity> Default for PullOptions<E> {
+impl<E> Default for PullOptions<E> {
     fn default() -> Self {
         PullOptions { query: Query::new(), query_id: None, page_size: None, push: ImplicitPush::default() }
     }
 }
 
-impl<E: SyncEntity> PullOptions<E> {
+impl<E> PullOptions<E> {
     /// Pulls the rows of this query; every row of the table by default.
     pub fn query(mut self, query: impl IntoQuery<E>) -> PullOptions<E> {
         self.query = query.into_query();
@@ -82,7 +83,7 @@ impl<E: SyncEntity> PullOptions<E> {
     }
 }
 
-pub(super) fn wanted(
+fn wanted(
     table: &Table,
     query: QueryDescription,
     query_id: Option<String>,
@@ -107,19 +108,19 @@ pub(super) fn wanted(
     Ok(Wanted { query, query_id, page_size, push })
 }
 
-impl<E: SyncEntity> From<Query<E>> for PullOptions<E> {
+impl<E> From<Query<E>> for PullOptions<E> {
     fn from(query: Query<E>) -> Self {
         PullOptions::default().query(query)
     }
 }
 
-impl<E: SyncEntity> From<OfflineQuery<E>> for PullOptions<E> {
+impl<E> From<OfflineQuery<E>> for PullOptions<E> {
     fn from(query: OfflineQuery<E>) -> Self {
         PullOptions::default().query(query)
     }
 }
 
-impl<E: SyncEntity> OfflineTable<E> {
+impl<E: RowType> OfflineTable<E> {
     /// Pulls the rows of a query that have changed since its last pull; pending changes of the table are pushed first.
     ///
     /// Order, `skip` and `top` of the query are not looked at. A pull of the same query under way is joined.

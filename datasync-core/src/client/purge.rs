@@ -20,7 +20,6 @@ use crate::{
         links,
         table::Table,
     },
-    entity::SyncEntity,
     error::Error,
     query::{Query, QueryDescription},
     report::PurgeReport,
@@ -39,13 +38,13 @@ pub struct PurgeOptions<E> {
     pub(crate) force: bool,
 }
 
-impl<E: SyncEntity> Default for PurgeOptions<E> {
+impl<E> Default for PurgeOptions<E> {
     fn default() -> Self {
         PurgeOptions { query: Query::new(), force: false }
     }
 }
 
-impl<E: SyncEntity> PurgeOptions<E> {
+impl<E> PurgeOptions<E> {
     /// Only the rows of this query; with `top`, only so many of them, the first in its order. Rows that were deleted here
     /// and not yet pushed belong to a purge of the whole table only.
     pub fn query(mut self, query: impl IntoQuery<E>) -> PurgeOptions<E> {

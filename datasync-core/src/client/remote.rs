@@ -9,7 +9,8 @@ use crate::{
     body,
     client::{
         IntoQuery, codec, invalid_query,
-        part::Reader,
+        part::{Reader, Wanted},
+        row_type::give_id,
         search::Rows,
         stream::{self, Pages},
     },
@@ -129,9 +130,7 @@ impl<E: SyncEntity> RemoteTable<E> {
     ///
     /// [`ErrorKind::Conflict`] if the id exists, else as [`get`](RemoteTable::get).
     pub async fn insert(&self, mut entity: E) -> Result<Remote<E>, Error> {
-        if entity.id().is_empty() {
-            entity.set_id(&crate::clock::ordered_id(&*self.engine.clock).to_string())?;
-        }
+        give_id(&mut entity, &*self.engine.clock)?;
         self.send(OperationKind::Insert, &entity, None).await
     }
 
@@ -213,7 +212,7 @@ impl<E: SyncEntity> RemoteTable<E> {
 
     /// Begins a query of this table.
     pub fn query(&self) -> RemoteQuery<E> {
-        let reader = Reader::whole(|_, id, record| Self::read(id, record));
+        let reader = Reader::new(Wanted::All, |_, id, record| Self::read(id, record));
         RemoteQuery { table: self.clone(), query: Query::new(), reader }
     }
 
@@ -297,7 +296,8 @@ impl<E: SyncEntity, P: 'static> RemoteQuery<E, P> {
     /// Reads the rows into a struct that has some of the entity's fields, by their names in JSON, and asks the service for
     /// these fields only: see [`OfflineQuery::select`](crate::client::OfflineQuery::select). The id is asked for in any case.
     pub fn select<Q: DeserializeOwned + 'static>(self) -> RemoteQuery<E, Q> {
-        RemoteQuery { table: self.table, query: self.query, reader: Reader::part::<E>() }
+        let reader = Reader::part(&self.table.name);
+        RemoteQuery { table: self.table, query: self.query, reader }
     }
 
     /// The rows, page after page.
@@ -335,11 +335,10 @@ impl<E: SyncEntity, P: 'static> RemoteQuery<E, P> {
     /// removed meanwhile may make another one come twice or not at all. An item is an error as for
     /// [`to_vec`](RemoteQuery::to_vec): after a row that cannot be read the stream goes on, after any other error it ends.
     pub fn stream(self) -> BoxStream<'static, Result<P, Error>> {
-        let reader = self.reader;
-        stream::remote(self.pages(), reader)
+        stream::remote(self.pages())
     }
 
-    fn pages(self) -> Result<Pages, Error> {
+    fn pages(mut self) -> Result<(Pages, Reader<P>), Error> {
         let mut query = self.reader.prepare(self.query.into_description(), &E::SCHEMA, true)?;
         if !query.select.is_empty() && !query.select.iter().any(|name| name == ID) {
             query.select.push(ID.to_owned());
@@ -355,12 +354,11 @@ impl<E: SyncEntity, P: 'static> RemoteQuery<E, P> {
             overlap: std::time::Duration::ZERO,
             include_deleted: false,
         };
-        Ok(Pages::new(self.table.engine, request))
+        Ok((Pages::new(self.table.engine, request), self.reader))
     }
 
     async fn rows(self) -> Result<Rows<P>, Error> {
-        let reader = self.reader;
-        let mut pages = self.pages()?;
+        let (mut pages, reader) = self.pages()?;
         let mut found = Rows { rows: Vec::new(), total: None };
         while let Some(page) = pages.next().await? {
             found.total = found.total.or(page.total);

@@ -2,27 +2,32 @@
 
 use std::{error::Error as StdError, sync::Arc};
 
+use serde_json::Value;
+
 use crate::{
-    client::codec,
+    client::row_type::{MergedWith, RowType},
     config::ConflictPolicy,
-    engine::conflict::{Outcome, Resolve, Sides},
-    entity::SyncEntity,
+    engine::{
+        conflict::{Outcome, Resolve, Sides},
+        table::Table,
+    },
     error::Error,
     row::{OperationKind, Record, ServiceCopy},
     transport::Secrets,
 };
 
-/// How a conflict ends.
+/// How a conflict ends; over JSON if no type is named: see [`DatasyncClient::resolve`](super::DatasyncClient::resolve).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Resolution<E> {
+pub enum Resolution<E = Value> {
     /// This device's side is sent again, over the version that was shown; the service's body is kept as a settled loser.
     /// Fields that this build does not know, and that were not changed here, become as the service has them.
     Keep,
     /// The service's side is taken; this device's body is kept as a settled loser.
     Take,
     /// This is sent, over the version that was shown. Fields that the entity does not have stay as the service has them, and
-    /// fields that stay on this device as they are.
+    /// fields that stay on this device as they are. JSON may also change fields that this build does not know; those that
+    /// are as they were before both changes become as the service has them.
     Merged(E),
     /// It is merged by field, with the rules of the table and its fallback: see [`ConflictPolicy::Merge`].
     Merge,
@@ -74,9 +79,11 @@ where
 }
 
 /// A typed resolver without its type.
-pub(crate) fn erase<E: SyncEntity>(resolver: impl ConflictResolver<E>) -> Arc<Resolve> {
-    Arc::new(move |sides: &Sides<'_>| {
-        let read = |record: Option<&Record>| record.map(|record| codec::decode(&sides.key.id, record)).transpose();
+pub(crate) fn erase<E: RowType>(resolver: impl ConflictResolver<E>) -> Arc<Resolve> {
+    Arc::new(move |table: &Table, sides: &Sides<'_>| {
+        let read = |record: Option<&Record>| {
+            record.map(|record| E::of_record(Some(&table.schema), &[], &sides.key.id, record)).transpose()
+        };
         let typed = || -> Result<ResolverConflict<E>, Error> {
             Ok(ResolverConflict {
                 id: sides.key.id.as_ref().to_owned(),
@@ -90,7 +97,8 @@ pub(crate) fn erase<E: SyncEntity>(resolver: impl ConflictResolver<E>) -> Arc<Re
         let decided = typed().map_err(Into::into).and_then(|conflict| resolver.resolve(conflict));
         match decided {
             Ok(resolution) => {
-                outcome(&sides.key.id, resolution).unwrap_or_else(|error| Outcome::Park(error.to_string()))
+                let with = MergedWith::of(&sides.key.id, sides.local.or(sides.base), sides.service);
+                outcome(table, with, resolution).unwrap_or_else(|error| Outcome::Park(error.to_string()))
             }
             Err(error) => {
                 // A library that the resolver calls may repeat what it was given (I21).
@@ -113,16 +121,17 @@ pub(crate) fn service_kind(base: Option<&Record>, service: &ServiceCopy) -> Oper
     }
 }
 
-pub(crate) fn outcome<E: SyncEntity>(id: &str, resolution: Resolution<E>) -> Result<Outcome, Error> {
+pub(crate) fn outcome<E: RowType>(
+    table: &Table,
+    with: MergedWith<'_>,
+    resolution: Resolution<E>,
+) -> Result<Outcome, Error> {
     Ok(match resolution {
         Resolution::Keep => Outcome::Keep,
         Resolution::Take => Outcome::Take,
         Resolution::Merge => Outcome::Policy(ConflictPolicy::Merge),
         Resolution::LastWriterWins => Outcome::Policy(ConflictPolicy::LastWriterWins),
         Resolution::Park => Outcome::Park("the conflict resolver left it to somebody else".to_owned()),
-        Resolution::Merged(mut entity) => {
-            entity.set_id(id)?;
-            Outcome::Written(codec::encode(&entity)?)
-        }
+        Resolution::Merged(row) => Outcome::Written(row.merged(&table.schema, table.rules.readable, with)?),
     })
 }

@@ -162,16 +162,16 @@ pub(crate) fn local<P: 'static>(
     engine: Arc<Engine>,
     table: Arc<Table>,
     query: QueryDescription,
-    reader: Reader<P>,
+    mut reader: Reader<P>,
 ) -> BoxStream<'static, Result<P, Error>> {
     let begun = reader.prepare(query, &table.schema, false).and_then(|query| Local::new(engine, table, query));
-    unfold(Some(begun), move |local| async move {
-        let mut local = match local? {
+    unfold(Some(begun.map(|local| (local, reader))), |local| async {
+        let (mut local, reader) = match local? {
             Ok(local) => local,
             Err(error) => return Some((Err(error), None)),
         };
         match local.next().await {
-            Ok(Some((id, record))) => Some((reader.read(&id, &record), Some(Ok(local)))),
+            Ok(Some((id, record))) => Some((reader.read(&id, &record), Some(Ok((local, reader))))),
             Ok(None) => None,
             Err(error) => Some((Err(error), None)),
         }
@@ -210,15 +210,12 @@ impl Pages {
 
 /// The rows of a remote query, in the order of the service. A row that cannot be read is an item of its own; any other error is
 /// the last item.
-pub(crate) fn remote<P: 'static>(
-    begun: Result<Pages, Error>,
-    reader: Reader<P>,
-) -> BoxStream<'static, Result<P, Error>> {
+pub(crate) fn remote<P: 'static>(begun: Result<(Pages, Reader<P>), Error>) -> BoxStream<'static, Result<P, Error>> {
     let rows = VecDeque::new();
-    unfold(Some((begun, rows)), move |state| async move {
-        let (pages, mut rows) = state?;
-        let mut pages = match pages {
-            Ok(pages) => pages,
+    unfold(Some((begun, rows)), |state| async {
+        let (begun, mut rows) = state?;
+        let (mut pages, reader) = match begun {
+            Ok(begun) => begun,
             Err(error) => return Some((Err(error), None)),
         };
         while rows.is_empty() {
@@ -229,7 +226,7 @@ pub(crate) fn remote<P: 'static>(
             }
         }
         let row = rows.pop_front()?;
-        Some((reader.read(&row.id, &row.record), Some((Ok(pages), rows))))
+        Some((reader.read(&row.id, &row.record), Some((Ok((pages, reader)), rows))))
     })
     .boxed()
 }

@@ -14,8 +14,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use futures::lock::Mutex;
 
 use crate::{
-    client::{DatasyncClient, codec, invalid_query, offline::IntoQuery, search},
-    clock::ordered_id,
+    client::{DatasyncClient, codec, invalid_query, offline::IntoQuery, row_type::give_id, search},
     engine::{
         Engine,
         change::{self, Change},
@@ -23,7 +22,7 @@ use crate::{
         table::Table,
         watch::Watcher,
     },
-    entity::{SyncEntity, check_id},
+    entity::{RowId, SyncEntity},
     error::{Error, ErrorKind},
     query::{Evaluator, QueryDescription},
     row::{Body, Record, Row, RowKey},
@@ -80,7 +79,8 @@ impl Tx {
     /// [`ErrorKind::UnknownTable`]; [`ErrorKind::InvalidEntity`] if what is stored cannot be read as `E`;
     /// [`ErrorKind::Contended`] if the rows that were read before have changed: then the closure runs again, whatever it
     /// returns; [`ErrorKind::Ended`] after the closure has returned; [`ErrorKind::Store`].
-    pub async fn get<E: SyncEntity>(&self, id: &str) -> Result<Option<E>, Error> {
+    pub async fn get<E: SyncEntity>(&self, id: &(impl RowId + ?Sized)) -> Result<Option<E>, Error> {
+        let id = &*id.as_text();
         let (_, key) = self.key::<E>(id)?;
         let mut state = self.state.lock().await;
         self.load(&mut state, vec![key.clone()]).await?;
@@ -148,17 +148,14 @@ impl Tx {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`], else as [`get`](Tx::get).
-    pub async fn delete<E: SyncEntity>(&self, id: &str) -> Result<(), Error> {
-        let (table, key) = self.key::<E>(id)?;
+    pub async fn delete<E: SyncEntity>(&self, id: &(impl RowId + ?Sized)) -> Result<(), Error> {
+        let (table, key) = self.key::<E>(&id.as_text())?;
         self.change(table, key, Change::Delete).await
     }
 
     async fn write<E: SyncEntity>(&self, mut entity: E, change: fn(Body) -> Change) -> Result<E, Error> {
-        if entity.id().is_empty() {
-            entity.set_id(&ordered_id(&*self.engine.clock).to_string())?;
-        }
-        check_id(&entity.id())?;
-        let (table, key) = self.key::<E>(&entity.id())?;
+        let id = give_id(&mut entity, &*self.engine.clock)?;
+        let (table, key) = self.key::<E>(&id)?;
         self.change(table, key, change(codec::encode(&entity)?)).await?;
         Ok(entity)
     }

@@ -52,21 +52,21 @@ pub(crate) fn watch<P: 'static>(
     engine: Arc<Engine>,
     table: Arc<Table>,
     query: QueryDescription,
-    reader: Reader<P>,
+    mut reader: Reader<P>,
 ) -> BoxStream<'static, Result<Vec<P>, Error>> {
     let query = reader.prepare(query, &table.schema, false);
-    let live = query.map(|query| Live { engine, table, query, watcher: None, last: None });
-    unfold(Some(live), move |live| async move {
-        let mut live = match live? {
+    let live = query.map(|query| (Live { engine, table, query, watcher: None, last: None }, reader));
+    unfold(Some(live), |live| async {
+        let (mut live, reader) = match live? {
             Ok(live) => live,
             Err(error) => return Some((Err(error), None)),
         };
         let decode = |(id, record): &(Arc<str>, Record)| reader.read(id, record);
         match live.next().await {
-            Ok(found) => Some((found.iter().map(decode).collect(), Some(Ok(live)))),
+            Ok(found) => Some((found.iter().map(decode).collect(), Some(Ok((live, reader))))),
             // A query that does not fit the table never will.
             Err(error) if live.watcher.is_none() => Some((Err(error), None)),
-            Err(error) => Some((Err(error), Some(Ok(live)))),
+            Err(error) => Some((Err(error), Some(Ok((live, reader))))),
         }
     })
     .boxed()

@@ -14,7 +14,7 @@ use crate::{
 /// A table of a client.
 pub(crate) struct Table {
     pub(crate) name: Arc<str>,
-    pub(crate) schema: TableSchema,
+    pub(crate) schema: Arc<TableSchema>,
     pub(crate) fingerprint: u64,
     /// The version of the schema: one more than the last migration's.
     pub(crate) version: u32,

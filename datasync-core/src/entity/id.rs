@@ -1,6 +1,6 @@
 //! The types of ids.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use uuid::Uuid;
 
@@ -19,6 +19,12 @@ impl RowId for str {
 }
 
 impl RowId for String {
+    fn as_text(&self) -> Cow<'_, str> {
+        Cow::Borrowed(self)
+    }
+}
+
+impl RowId for Arc<str> {
     fn as_text(&self) -> Cow<'_, str> {
         Cow::Borrowed(self)
     }

@@ -10,7 +10,7 @@
 //! | keep | stays, but for fields that this build does not know, and is sent over the version just learnt | the service's body, if it is not what the base was |
 //! | take | the service's copy | this device's body, if it is not what the base was |
 //! | merged by field | the merge | each body of which a field has lost: one that both sides changed, where the rule or the fallback took the other value. `sum`, `union` and a function that made a value of its own lose nothing |
-//! | written by a resolver or a person | what was written | nothing: who wrote it has seen both sides |
+//! | written by a resolver or a person | what was written, but for fields that this build does not know | nothing: who wrote it has seen both sides |
 //!
 //! `policy` says who wins, `merge` does it field by field.
 
@@ -80,7 +80,7 @@ pub(crate) enum Outcome {
 }
 
 /// A typed resolver without its type.
-pub(crate) type Resolve = dyn Fn(&Sides<'_>) -> Outcome + Send + Sync;
+pub(crate) type Resolve = dyn Fn(&Table, &Sides<'_>) -> Outcome + Send + Sync;
 
 /// What came of a conflict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,13 +101,17 @@ pub(crate) fn with_local(table: &Table, copy: Record, ours: Option<&Body>) -> Re
     Record { body, ..copy }
 }
 
-/// This device's side with what a newer release may have written on the other one: nobody here can have meant to change a
-/// field that this build does not know (I16).
-fn brought_up(table: &Table, row: &Row, service: &ServiceCopy) -> Option<Record> {
+/// A body with what a newer release may have written on the other side: nobody here can have meant to change a field that
+/// this build does not know (I16).
+fn brought_up(table: &Table, row: &Row, body: &Body, service: &ServiceCopy) -> Body {
+    let ServiceCopy::Found(copy) = service else { return body.clone() };
+    body::carry_unknown(&table.schema, body, row.base.as_ref().map(|base| &base.body), copy)
+}
+
+/// This device's side, brought up.
+fn ours(table: &Table, row: &Row, service: &ServiceCopy) -> Option<Record> {
     let ours = row.record.as_ref()?;
-    let ServiceCopy::Found(copy) = service else { return Some(ours.clone()) };
-    let base = row.base.as_ref().map(|base| &base.body);
-    Some(Record { body: body::carry_unknown(&table.schema, &ours.body, base, copy), ..ours.clone() })
+    Some(Record { body: brought_up(table, row, &ours.body, service), ..ours.clone() })
 }
 
 /// Settles the conflict of a row that has one operation, not in doubt, with the copy that the service has.
@@ -120,7 +124,7 @@ pub(crate) fn settle(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row
     let outcome = match &table.rules.resolver {
         Some(resolver) => {
             let sides = sides(key, row, row.record.as_ref(), &service);
-            let outcome = catch_unwind(AssertUnwindSafe(|| resolver(&sides)));
+            let outcome = catch_unwind(AssertUnwindSafe(|| resolver(table, &sides)));
             outcome.unwrap_or_else(|_| Outcome::Park("the conflict resolver panicked".to_owned()))
         }
         None => Outcome::Policy(table.rules.policy),
@@ -137,7 +141,7 @@ pub(crate) fn finish(
     service: ServiceCopy,
     outcome: Outcome,
 ) -> Settled {
-    let ours = brought_up(table, row, &service);
+    let ours = ours(table, row, &service);
     let outcome = match outcome {
         Outcome::Policy(policy) => policy::decide(tx, table, policy, &sides(key, row, ours.as_ref(), &service)),
         outcome => outcome,
@@ -161,6 +165,7 @@ pub(crate) fn finish(
             // Fields that this build does not know are as the service has them, and local ones as they are here (I16).
             let known = service.live().or(row.record.as_ref()).map(|record| &record.body);
             let composed = body::compose(&table.schema, &written, known).and_then(|body| {
+                let body = brought_up(table, row, &body, &service);
                 let body = body::carry_local(&table.schema, &body, row.local());
                 match tx.service_time() {
                     Some(now) => body::set_edited(&table.schema, &body, now),
@@ -193,7 +198,7 @@ fn sides<'a>(key: &'a RowKey, row: &'a Row, local: Option<&'a Record>, service: 
 
 /// Whether both sides want the same, and nothing has to be added up.
 fn agrees(tx: &Tx<'_>, table: &Table, row: &Row, service: &ServiceCopy) -> bool {
-    match (brought_up(table, row, service), service.live()) {
+    match (ours(table, row, service), service.live()) {
         (None, None) => true,
         (Some(ours), Some(copy)) => {
             let base = row.base.as_ref().filter(|base| !base.deleted).map(|base| &base.body);

@@ -55,7 +55,7 @@ fn table() -> Table {
         unversioned: false,
         name: "t".into(),
         fingerprint: schema.fingerprint(),
-        schema,
+        schema: std::sync::Arc::new(schema),
         version: 1,
         migrations: Migrations::default(),
         retired: Vec::new(),

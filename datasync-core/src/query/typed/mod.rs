@@ -18,7 +18,7 @@ pub use operators::Place;
 pub use selection::Selection;
 
 use super::{Evaluator, QueryDescription, QueryError};
-use crate::entity::SyncEntity;
+use crate::{client::RowType, entity::SyncEntity};
 
 /// Which rows of the entity `E`, in which order and how many.
 ///
@@ -76,12 +76,6 @@ impl<E> fmt::Display for Query<E> {
 }
 
 impl<E: SyncEntity> Query<E> {
-    /// Every row.
-    #[must_use]
-    pub fn new() -> Query<E> {
-        Query::default()
-    }
-
     /// Only the rows that match the condition made from the fields, and every earlier condition.
     #[must_use]
     pub fn filter<C: Condition<E>>(mut self, condition: impl FnOnce(E::Fields) -> C) -> Query<E> {
@@ -101,6 +95,36 @@ impl<E: SyncEntity> Query<E> {
     pub fn then_by(mut self, key: impl FnOnce(E::Fields) -> Order<E>) -> Query<E> {
         self.description.order.push(key(E::FIELDS).by);
         self
+    }
+
+    /// Asks a service for these fields only, as in Datasync's `Select`; of several calls the first holds. Rows are read into a
+    /// type that has these fields by [`select`](crate::client::OfflineQuery::select) of a table's query; a query that reads
+    /// whole entities asks for all fields.
+    ///
+    /// ```
+    /// # use datasync_core::query::Query;
+    /// # use datasync_derive::SyncEntity;
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Clone, Serialize, Deserialize, SyncEntity)]
+    /// # #[sync(crate = "datasync_core")]
+    /// # struct Film { id: String, title: String, year: i32 }
+    /// let query = Query::<Film>::new().select(|film| (film.title, film.id));
+    /// assert_eq!(query.to_string(), "$select=id,title");
+    /// ```
+    #[must_use]
+    pub fn select<F: Selection<E>>(mut self, fields: impl FnOnce(E::Fields) -> F) -> Query<E> {
+        if self.description.select.is_empty() {
+            fields(E::FIELDS).names(&mut self.description.select);
+        }
+        self
+    }
+}
+
+impl<E> Query<E> {
+    /// Every row.
+    #[must_use]
+    pub fn new() -> Query<E> {
+        Query::default()
     }
 
     /// Leaves out the first `rows` rows; several calls add up, as in Datasync's `Skip`.
@@ -131,28 +155,6 @@ impl<E: SyncEntity> Query<E> {
         self
     }
 
-    /// Asks a service for these fields only, as in Datasync's `Select`; of several calls the first holds. Rows are read into a
-    /// type that has these fields by [`select`](crate::client::OfflineQuery::select) of a table's query; a query that reads
-    /// whole entities asks for all fields.
-    ///
-    /// ```
-    /// # use datasync_core::query::Query;
-    /// # use datasync_derive::SyncEntity;
-    /// # use serde::{Deserialize, Serialize};
-    /// # #[derive(Clone, Serialize, Deserialize, SyncEntity)]
-    /// # #[sync(crate = "datasync_core")]
-    /// # struct Film { id: String, title: String, year: i32 }
-    /// let query = Query::<Film>::new().select(|film| (film.title, film.id));
-    /// assert_eq!(query.to_string(), "$select=id,title");
-    /// ```
-    #[must_use]
-    pub fn select<F: Selection<E>>(mut self, fields: impl FnOnce(E::Fields) -> F) -> Query<E> {
-        if self.description.select.is_empty() {
-            fields(E::FIELDS).names(&mut self.description.select);
-        }
-        self
-    }
-
     /// Adds a parameter of the app's own, as in Datasync's `WithParameter`.
     ///
     /// # Errors
@@ -163,13 +165,18 @@ impl<E: SyncEntity> Query<E> {
         Ok(self)
     }
 
-    /// The query that a description says, for this table.
+    /// The query that a description says, for this table. One over JSON is checked when it is used.
     ///
     /// # Errors
     ///
     /// A property that the table does not have, or operands that cannot be compared or computed with.
-    pub fn of(description: QueryDescription) -> Result<Query<E>, QueryError> {
-        Evaluator::new(&description, &E::SCHEMA)?;
+    pub fn of(description: QueryDescription) -> Result<Query<E>, QueryError>
+    where
+        E: RowType,
+    {
+        if let Some(schema) = &E::SCHEMA {
+            Evaluator::new(&description, schema)?;
+        }
         Ok(Query { description, ..Query::default() })
     }
 
@@ -186,8 +193,9 @@ impl<E: SyncEntity> Query<E> {
     }
 }
 
-/// Reads a query string that is not percent-encoded, as `$filter=year gt 1990&$orderby=title`, for this table.
-impl<E: SyncEntity> std::str::FromStr for Query<E> {
+/// Reads a query string that is not percent-encoded, as `$filter=year gt 1990&$orderby=title`, for this table. The property
+/// names of one over JSON are checked when it is used.
+impl<E: RowType> std::str::FromStr for Query<E> {
     type Err = QueryError;
 
     fn from_str(text: &str) -> Result<Query<E>, QueryError> {
