@@ -40,7 +40,10 @@ pub enum ConflictPolicy {
 /// How many times a policy sends an operation again before it parks.
 pub const CLIENT_WINS_ROUNDS: u32 = 5;
 
-/// The configuration of a client.
+/// How many rows a page of a pull holds at most.
+pub(crate) const MAX_PAGE_SIZE: u32 = 10_000;
+
+/// The configuration of a client, as text or made from its default.
 ///
 /// ```
 /// # #[cfg(feature = "toml")] {
@@ -57,11 +60,17 @@ pub const CLIENT_WINS_ROUNDS: u32 = 5;
 /// "#)?;
 /// assert_eq!(config.sync.conflict, ConflictPolicy::ServerWins);
 /// assert!(SyncConfig::from_toml("[sync]\nconflct = 'park'").is_err());
+///
+/// let mut same = SyncConfig::default();
+/// same.sync.conflict = ConflictPolicy::ServerWins;
+/// same.sync.page_size = 500;
+/// assert_eq!(same.sync, config.sync);
 /// # }
 /// # Ok::<(), datasync_core::error::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct SyncConfig {
     /// What holds for all tables.
     pub sync: SyncSection,
@@ -72,6 +81,7 @@ pub struct SyncConfig {
 /// The section `[sync]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct SyncSection {
     /// How conflicts are settled where a table does not say otherwise.
     pub conflict: ConflictPolicy,
@@ -136,6 +146,7 @@ impl Default for SyncSection {
 /// A section `[tables.<name>]`. Its `Debug` output does not show the filter.
 #[derive(Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct TableSection {
     /// How conflicts of this table are settled.
     pub conflict: Option<ConflictPolicy>,
@@ -194,7 +205,7 @@ impl SyncConfig {
         };
         range("parallel_operations", self.sync.parallel_operations, 1, 64)?;
         range("wave_size", self.sync.wave_size, 1, 10_000)?;
-        range("page_size", self.sync.page_size as usize, 1, 10_000)?;
+        range("page_size", self.sync.page_size as usize, 1, MAX_PAGE_SIZE as usize)?;
         range("max_pages", self.sync.max_pages as usize, 1, usize::MAX)?;
         range("pull_overlap in seconds", self.sync.pull_overlap.as_secs() as usize, 0, 86_400)?;
         let (hour, century) = (3_600, 36_525 * 86_400);

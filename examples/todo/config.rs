@@ -35,7 +35,9 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound => File::default(),
             Err(error) => return Err(format!("`{}` cannot be read: {error}", path.display()).into()),
         };
-        Ok(Config { service: file.service, sync: SyncConfig { sync: file.sync, tables: file.tables } })
+        let mut sync = SyncConfig::default();
+        (sync.sync, sync.tables) = (file.sync, file.tables);
+        Ok(Config { service: file.service, sync })
     }
 
     /// The address of the service, or what to do about it.

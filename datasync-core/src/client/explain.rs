@@ -17,9 +17,7 @@ use crate::{
 };
 
 /// How many entries of the journal are shown.
-const ENTRIES: usize = 5;
-/// The whole journal.
-const WHOLE: usize = 1_000;
+const SHOWN: usize = 5;
 
 /// A state of a row, without its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,13 +232,13 @@ impl DatasyncClient {
         }
         let mut losers = quarantine::all_losers(&self.engine).await?;
         losers.retain(|loser| loser.key == key);
-        let mut journal = journal::newest(&*self.engine.store, &account, None, WHOLE).await?;
+        let mut journal = journal::newest(&*self.engine.store, &account, None, journal::ENTRIES as usize).await?;
         journal.retain(|entry| entry.table.as_ref() == Some(&table) && entry.ids.contains(&id));
         let failed = |entry: &&JournalEntry| {
             matches!(entry.step, JournalStep::Delayed | JournalStep::Parked | JournalStep::Unsent)
         };
         let last_error = journal.iter().find(failed).and_then(|entry| entry.message.clone());
-        journal.truncate(ENTRIES);
+        journal.truncate(SHOWN);
         Ok(Explanation {
             account,
             table,

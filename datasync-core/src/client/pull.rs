@@ -10,6 +10,7 @@ use crate::{
         offline::{IntoQuery, OfflineQuery, OfflineTable},
         row_type::RowType,
     },
+    config::MAX_PAGE_SIZE,
     engine::{
         Engine,
         pull::{self, ImplicitPush, Wanted},
@@ -76,8 +77,9 @@ impl<E> PullOptions<E> {
 
     fn wanted(self, table: &Table) -> Result<Wanted, Error> {
         let PullOptions { query, query_id, page_size, push } = self;
-        if page_size.is_some_and(|rows| !(1..=10_000).contains(&rows)) {
-            return Err(Error::new(ErrorKind::InvalidQuery, "a page of a pull holds 1 to 10,000 rows"));
+        if page_size.is_some_and(|rows| !(1..=MAX_PAGE_SIZE).contains(&rows)) {
+            let message = format!("a page of a pull holds 1 to {MAX_PAGE_SIZE} rows");
+            return Err(Error::new(ErrorKind::InvalidQuery, message));
         }
         wanted(table, query.into_description(), query_id, page_size, push)
     }

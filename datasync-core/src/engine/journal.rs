@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How many entries an account keeps.
-const ENTRIES: u64 = 1_000;
+pub(crate) const ENTRIES: u64 = 1_000;
 /// How many ids an entry names.
 const IDS: usize = 100;
 
