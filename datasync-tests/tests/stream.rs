@@ -294,6 +294,19 @@ async fn a_part_of_a_remote_row_is_all_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_remote_row_says_whether_the_service_has_deleted_it() {
+    for wire in Wire::ALL {
+        let (table, ..) = remote(wire).await;
+        let deleted = table.get("row-0003").await.unwrap().unwrap();
+        assert!(!deleted.is_deleted());
+        table.delete(&deleted).await.unwrap();
+        let all = table.query().filter(|note| note.rank.le(3)).include_deleted().to_vec().await.unwrap();
+        let marked = all.iter().filter(|row| row.is_deleted()).map(|row| row.id.as_str()).collect::<Vec<_>>();
+        assert_eq!(marked, ["row-0003"]);
+    }
+}
+
+#[tokio::test]
 async fn a_part_that_the_table_does_not_have_is_an_error_that_names_it() {
     let (remote, exchange, local) = remote(Wire::Extended).await;
     let begun = exchange.requests.load(Ordering::SeqCst);

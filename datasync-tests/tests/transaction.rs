@@ -14,7 +14,7 @@ use datasync_core::{
     row::OperationKind,
     store::Store,
 };
-use datasync_derive::SyncEntity;
+use datasync_derive::{SyncEntity, SyncId};
 use datasync_server::MemoryRepository;
 use datasync_testkit::{Fault, FaultStore, Gate, StoreCall};
 use datasync_tests::{
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 datasync_tests::on_both_stores! {
     a_transaction_over_two_tables_is_one_commit
     i03_errors_inside_change_nothing_and_the_transaction_goes_on
+    a_transaction_names_a_row_by_any_type_of_ids
     an_error_of_the_closure_changes_nothing
     operations_collapse_as_by_single_writes
     what_was_read_and_has_changed_runs_the_closure_again
@@ -44,6 +45,10 @@ struct Total {
     id: String,
     rank: i64,
 }
+
+#[derive(Clone, Debug, Serialize, Deserialize, SyncId)]
+#[sync(crate = "datasync_core")]
+struct TotalId(String);
 
 fn ranked(id: &str, rank: i64) -> Note {
     Note { rank, ..note_of(id, id) }
@@ -116,6 +121,18 @@ async fn i03_errors_inside_change_nothing_and_the_transaction_goes_on(store: imp
     assert_eq!(done.await, Ok(()));
     assert_eq!(local_rows(&table).await, [("b".to_owned(), "second".to_owned(), 0)]);
     assert_eq!(client.pending().await.unwrap().len(), 1);
+}
+
+async fn a_transaction_names_a_row_by_any_type_of_ids(store: impl Store, wire: Wire) {
+    let (client, _) = open(store, wire).await;
+    let done = run(&client, async |tx: Tx| {
+        let id = TotalId("a".to_owned());
+        tx.insert(Total { id: id.0.clone(), rank: 1 }).await?;
+        assert_eq!(tx.get::<Total>(&id).await?.unwrap().rank, 1);
+        tx.delete::<Total>(&id).await?;
+        tx.get::<Total>(&id).await
+    });
+    assert_eq!(done.await, Ok(None));
 }
 
 async fn an_error_of_the_closure_changes_nothing(store: impl Store, wire: Wire) {
