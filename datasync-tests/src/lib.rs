@@ -5,6 +5,7 @@ pub mod queries;
 pub mod steps;
 
 mod faults;
+mod pair;
 mod way;
 
 use std::{
@@ -29,6 +30,7 @@ pub use datasync_redb::RedbStore;
 use datasync_server::{DatasyncService, MemoryRepository, Repository, Stamping, TableOptions};
 pub use faults::{AnswerHook, Fault, Hook, RouterExchange, Wanted};
 use jiff::{SignedDuration, Timestamp};
+pub use pair::Pair;
 use serde::{Deserialize, Serialize};
 pub use way::Way;
 

@@ -9,7 +9,7 @@ use datasync_core::{
 };
 use datasync_http::{HttpRequest, Method};
 use datasync_server::{AccessControl, DatasyncService, MemoryRepository, TableOperation, TableOptions};
-use datasync_tests::{Fault, Note, RouterExchange, Wire, client, note_of, notes, service, service_rows};
+use datasync_tests::{Fault, Note, Pair, RouterExchange, Wire, client, note_of, notes, service_rows};
 use futures::executor::block_on;
 use serde_json::{Map, Value};
 
@@ -90,10 +90,7 @@ async fn a_success_meets_what_was_changed_meanwhile(store: impl Store, wire: Wir
 }
 
 async fn a_row_that_is_gone_and_one_that_is_deleted(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let client = client(store, &exchange, ConflictPolicy::Park).await;
-    let table = notes(&client);
+    let Pair { rows, one: client, here: table, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     let ids = ["gone", "gone-too", "marked", "marked-too"];
     for id in ids {
         table.insert(note_of(id, "one")).await.unwrap();
@@ -131,10 +128,7 @@ async fn a_row_that_is_gone_and_one_that_is_deleted(store: impl Store, wire: Wir
 }
 
 async fn a_404_that_is_not_about_the_row_loses_nothing(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let client = client(store, &exchange, ConflictPolicy::Park).await;
-    let table = notes(&client);
+    let Pair { rows, exchange, one: client, here: table, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     table.insert(note_of("a", "one")).await.unwrap();
     table.push_items().await.unwrap();
     // A row at a route that is wrong only for it, while its table answers.

@@ -17,7 +17,7 @@ use datasync_core::{
 use datasync_http::{HttpTransport, Method};
 use datasync_server::{AccessControl, DatasyncServer, DatasyncService, MemoryRepository, TableOptions};
 use datasync_tests::{
-    MemoryStore, MovedClock, Note, RouterExchange, Wire, client, client_over, local_rows, note_of, notes, service,
+    MemoryStore, MovedClock, Note, Pair, RouterExchange, Wire, client, client_over, local_rows, note_of, notes,
     service_at, service_rows,
 };
 use futures::StreamExt;
@@ -54,13 +54,7 @@ fn low() -> PullOptions<Note> {
 }
 
 async fn i12_a_row_that_is_removed_for_good_leaves_by_itself(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = forgetful(&rows, wire);
-    let (one, other) = (
-        client(store, &exchange, ConflictPolicy::Park).await,
-        client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await,
-    );
-    let (here, there) = (notes(&one), notes(&other));
+    let Pair { rows, here, there, .. } = Pair::of(forgetful(wire), store, ConflictPolicy::Park).await;
     written(&here, 0..5, "mine").await;
     here.pull_items(here.query()).await.unwrap();
     // No scope has ever held this one.
@@ -78,18 +72,14 @@ async fn i12_a_row_that_is_removed_for_good_leaves_by_itself(store: impl Store, 
 }
 
 async fn i12_a_row_that_left_the_filter_stays_while_something_of_it_is_queued(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 7, wire));
-    let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
-    written(&notes(&other), 0..20, "theirs").await;
-    let one = client(store, &exchange, ConflictPolicy::ClientWins).await;
-    let here = notes(&one);
+    let Pair { rows, here, there, .. } = Pair::new(store, wire, ConflictPolicy::ClientWins).await;
+    written(&there, 0..20, "theirs").await;
     here.pull_items(low()).await.unwrap();
     assert_eq!(here.count().await.unwrap(), 10);
     for id in ["003", "004"] {
-        notes(&other).replace(Note { rank: 50, ..note_of(id, "moved") }).await.unwrap();
+        there.replace(Note { rank: 50, ..note_of(id, "moved") }).await.unwrap();
     }
-    notes(&other).push_items().await.unwrap();
+    there.push_items().await.unwrap();
     here.replace(Note { rank: 3, ..note_of("003", "mine") }).await.unwrap();
     let report = here.pull_items(low().no_push()).await.unwrap();
     assert_eq!(report.removed, 1);
@@ -102,10 +92,7 @@ async fn i12_a_row_that_left_the_filter_stays_while_something_of_it_is_queued(st
 }
 
 async fn i27_a_restored_service_loses_no_row_of_the_device_silently(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 7, wire));
-    let one = client(store, &exchange, ConflictPolicy::Park).await;
-    let here = notes(&one);
+    let Pair { rows, one, here, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     written(&here, 0..20, "before").await;
     let backup = rows.snapshot();
     written(&here, 20..25, "lost").await;
@@ -128,10 +115,7 @@ async fn i27_a_restored_service_loses_no_row_of_the_device_silently(store: impl 
 }
 
 async fn i28_a_restored_service_loses_nothing_that_a_queued_change_started_from(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 7, wire));
-    let one = client(store, &exchange, ConflictPolicy::Merge).await;
-    let here = notes(&one);
+    let Pair { rows, one, here, .. } = Pair::new(store, wire, ConflictPolicy::Merge).await;
     written(&here, 1..3, "before").await;
     let backup = rows.snapshot();
     written(&here, 1..3, "lost").await;
@@ -176,16 +160,12 @@ async fn i27_i28_what_was_pushed_and_never_pulled_does_not_vanish_with_a_restore
     store: impl Store,
     wire: Wire,
 ) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 7, wire));
-    let one = client(store, &exchange, ConflictPolicy::Park).await;
-    let never = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
-    let here = notes(&one);
+    let Pair { rows, one, other: never, here, there, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     written(&here, 0..5, "before").await;
     here.pull_items(here.query()).await.unwrap();
     let backup = rows.snapshot();
     written(&here, 5..8, "lost").await;
-    written(&notes(&never), 8..10, "lost").await;
+    written(&there, 8..10, "lost").await;
     rows.restore(&backup);
     // The second device has never pulled, and nobody can tell it that the service was restored.
     for (device, expected) in [(&one, vec!["005", "006", "007"]), (&never, vec!["008", "009"])] {
@@ -221,19 +201,15 @@ async fn i12_a_row_that_no_page_has_shown_leaves_with_its_tombstone_forgotten(st
 }
 
 /// A service that keeps no tombstones.
-fn forgetful(rows: &MemoryRepository, wire: Wire) -> RouterExchange {
+fn forgetful(wire: Wire) -> (MemoryRepository, RouterExchange) {
+    let rows = MemoryRepository::new();
     let builder = DatasyncService::builder().extensions(wire.extended());
-    RouterExchange::new(wire.lead_to(builder.table(TableOptions::of::<Note>(), rows.clone()).build().unwrap()))
+    let router = builder.table(TableOptions::of::<Note>(), rows.clone()).build().unwrap();
+    (rows, RouterExchange::new(wire.lead_to(router)))
 }
 
 async fn i12_a_row_that_was_gone_before_the_first_pull_leaves_with_it(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = forgetful(&rows, wire);
-    let (one, other) = (
-        client(store, &exchange, ConflictPolicy::Park).await,
-        client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await,
-    );
-    let (here, there) = (notes(&one), notes(&other));
+    let Pair { rows, exchange, here, there, .. } = Pair::of(forgetful(wire), store, ConflictPolicy::Park).await;
     let lists = Arc::new(Mutex::new(0));
     let counted = Arc::clone(&lists);
     exchange.before(move |request| {
@@ -259,10 +235,7 @@ async fn i12_a_row_that_was_gone_before_the_first_pull_leaves_with_it(store: imp
 }
 
 async fn i12_verify_finds_a_row_that_no_page_has_shown(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = forgetful(&rows, wire);
-    let one = client(store, &exchange, ConflictPolicy::Park).await;
-    let here = notes(&one);
+    let Pair { rows, here, .. } = Pair::of(forgetful(wire), store, ConflictPolicy::Park).await;
     written(&here, 0..3, "pulled").await;
     here.pull_items(here.query()).await.unwrap();
     written(&here, 3..6, "only pushed").await;
@@ -384,11 +357,7 @@ async fn an_own_tombstone_goes_with_the_tombstone_period(store: impl Store + Clo
 }
 
 async fn i12_rows_that_left_before_a_purge_leave_with_the_next_pull(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 7, wire));
-    let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
-    let one = client(store, &exchange, ConflictPolicy::Park).await;
-    let (here, there) = (notes(&one), notes(&other));
+    let Pair { rows, here, there, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     written(&there, 0..10, "theirs").await;
     here.pull_items(low()).await.unwrap();
     there.replace(Note { rank: 50, ..note_of("004", "moved") }).await.unwrap();
@@ -401,10 +370,7 @@ async fn i12_rows_that_left_before_a_purge_leave_with_the_next_pull(store: impl 
 }
 
 async fn a_filter_that_was_changed_after_a_purge_is_noticed(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 7, wire));
-    let one = client(store, &exchange, ConflictPolicy::Park).await;
-    let here = notes(&one);
+    let Pair { rows, here, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     written(&here, 0..10, "mine").await;
     here.pull_items(low().query_id("some")).await.unwrap();
     here.purge_items(PurgeOptions::default().query(here.query().filter(|note| note.id.eq("002")))).await.unwrap();
@@ -415,10 +381,7 @@ async fn a_filter_that_was_changed_after_a_purge_is_noticed(store: impl Store, w
 }
 
 async fn i27_a_restore_behind_a_purge_loses_no_row_silently(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 7, wire));
-    let one = client(store, &exchange, ConflictPolicy::Park).await;
-    let here = notes(&one);
+    let Pair { rows, one, here, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     written(&here, 0..5, "before").await;
     let backup = rows.snapshot();
     written(&here, 5..8, "lost").await;
@@ -432,10 +395,7 @@ async fn i27_a_restore_behind_a_purge_loses_no_row_silently(store: impl Store, w
 }
 
 async fn i27_a_scope_that_begins_again_notices_a_restored_service_too(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 7, wire));
-    let one = client(store, &exchange, ConflictPolicy::Park).await;
-    let here = notes(&one);
+    let Pair { rows, one, here, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     written(&here, 0..5, "before").await;
     let backup = rows.snapshot();
     written(&here, 5..8, "lost").await;

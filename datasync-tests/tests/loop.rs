@@ -11,7 +11,7 @@ use datasync_core::{
 use datasync_http::Method;
 use datasync_server::MemoryRepository;
 use datasync_tests::{
-    Fault, Note, RouterExchange, Wire, client, local_rows, note, note_of, notes, service, service_rows,
+    Fault, Note, Pair, RouterExchange, Wire, client, local_rows, note, note_of, notes, service, service_rows,
 };
 
 datasync_tests::on_both_stores! {
@@ -47,11 +47,7 @@ fn is_delete(request: &datasync_http::HttpRequest) -> bool {
 }
 
 async fn writes_are_pushed_and_pulled(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let one = client(store, &exchange, ConflictPolicy::Park).await;
-    let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
-    let (here, there) = (notes(&one), notes(&other));
+    let Pair { rows, one, here, there, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
 
     let milk = here.insert(note("milk")).await.unwrap();
     let bread = here.insert(note("bread")).await.unwrap();
@@ -70,9 +66,7 @@ async fn writes_are_pushed_and_pulled(store: impl Store, wire: Wire) {
 }
 
 async fn i03_wrong_writes_are_errors_and_change_nothing(store: impl Store, wire: Wire) {
-    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100, wire));
-    let client = client(store, &exchange, ConflictPolicy::Park).await;
-    let table = notes(&client);
+    let Pair { one: client, here: table, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     table.insert(note_of("a", "one")).await.unwrap();
     let before = client.pending().await.unwrap();
     let kind = |error: datasync_core::error::Error| error.kind();
@@ -88,10 +82,7 @@ async fn i03_wrong_writes_are_errors_and_change_nothing(store: impl Store, wire:
 }
 
 async fn i05_a_lost_answer_is_sent_again_with_the_same_key(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let client = client(store, &exchange, ConflictPolicy::Park).await;
-    let table = notes(&client);
+    let Pair { rows, exchange, one: client, here: table, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let log = std::sync::Arc::clone(&seen);
     exchange.before(move |request| {
@@ -120,10 +111,7 @@ async fn i05_a_lost_answer_is_sent_again_with_the_same_key(store: impl Store, wi
 }
 
 async fn i06_new_operations_collapse(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let client = client(store, &exchange, ConflictPolicy::Park).await;
-    let table = notes(&client);
+    let Pair { rows, exchange, one: client, here: table, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     table.insert(note_of("gone", "x")).await.unwrap();
     table.replace(note_of("gone", "y")).await.unwrap();
     table.delete("gone").await.unwrap();
@@ -145,10 +133,7 @@ async fn i06_new_operations_collapse(store: impl Store, wire: Wire) {
 }
 
 async fn i10_a_lost_answer_has_its_effect_once(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let client = client(store, &exchange, ConflictPolicy::Park).await;
-    let table = notes(&client);
+    let Pair { rows, exchange, one: client, here: table, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     for fault in [Fault::AnswerLost, Fault::Lost, Fault::Status(503)] {
         let id = format!("{}", rows.rows().len());
         exchange.fault(is_post, fault);
@@ -173,11 +158,7 @@ async fn i10_a_lost_answer_has_its_effect_once(store: impl Store, wire: Wire) {
 }
 
 async fn i14_a_pull_leaves_queued_rows_alone(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let one = client(store, &exchange, ConflictPolicy::Park).await;
-    let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
-    let (here, there) = (notes(&one), notes(&other));
+    let Pair { one, here, there, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     here.insert(note_of("a", "one")).await.unwrap();
     here.push_items().await.unwrap();
     there.pull_items(there.query()).await.unwrap();
@@ -200,11 +181,7 @@ async fn i14_a_pull_leaves_queued_rows_alone(store: impl Store, wire: Wire) {
 }
 
 async fn i16_local_fields_survive_every_round_trip(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let one = client(store, &exchange, ConflictPolicy::ServerWins).await;
-    let other = client(MemoryStore::new(), &exchange, ConflictPolicy::ServerWins).await;
-    let (here, there) = (notes(&one), notes(&other));
+    let Pair { one, here, there, .. } = Pair::new(store, wire, ConflictPolicy::ServerWins).await;
     here.insert(Note { scroll: Some(9), ..note_of("a", "one") }).await.unwrap();
     here.push_items().await.unwrap();
     assert_eq!(here.get("a").await.unwrap().unwrap().scroll, Some(9));
@@ -220,11 +197,7 @@ async fn i16_local_fields_survive_every_round_trip(store: impl Store, wire: Wire
 }
 
 async fn i18_client_wins_names_the_version_it_overwrites(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let one = client(store, &exchange, ConflictPolicy::ClientWins).await;
-    let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
-    let (here, there) = (notes(&one), notes(&other));
+    let Pair { rows, exchange, one, here, there, .. } = Pair::new(store, wire, ConflictPolicy::ClientWins).await;
     here.insert(note_of("a", "one")).await.unwrap();
     here.push_items().await.unwrap();
     there.pull_items(there.query()).await.unwrap();
@@ -244,11 +217,7 @@ async fn i18_client_wins_names_the_version_it_overwrites(store: impl Store, wire
 }
 
 async fn i19_a_parked_conflict_keeps_all_sides(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let one = client(store, &exchange, ConflictPolicy::Park).await;
-    let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
-    let (here, there) = (notes(&one), notes(&other));
+    let Pair { rows, one, here, there, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     for id in ["a", "b", "c"] {
         here.insert(note_of(id, "one")).await.unwrap();
     }
@@ -283,10 +252,7 @@ async fn i19_a_parked_conflict_keeps_all_sides(store: impl Store, wire: Wire) {
 }
 
 async fn i20_a_purge_refuses_to_drop_unsent_changes(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let client = client(store, &exchange, ConflictPolicy::Park).await;
-    let table = notes(&client);
+    let Pair { rows, one: client, here: table, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     table.insert(note_of("a", "one")).await.unwrap();
     table.push_items().await.unwrap();
     table.pull_items(table.query()).await.unwrap();
@@ -309,11 +275,7 @@ async fn i20_a_purge_refuses_to_drop_unsent_changes(store: impl Store, wire: Wir
 }
 
 async fn server_wins_keeps_the_loser(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let one = client(store, &exchange, ConflictPolicy::ServerWins).await;
-    let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
-    let (here, there) = (notes(&one), notes(&other));
+    let Pair { rows, one, here, there, .. } = Pair::new(store, wire, ConflictPolicy::ServerWins).await;
     here.insert(note_of("a", "one")).await.unwrap();
     here.insert(note_of("b", "one")).await.unwrap();
     here.push_items().await.unwrap();
@@ -333,10 +295,7 @@ async fn server_wins_keeps_the_loser(store: impl Store, wire: Wire) {
 }
 
 async fn an_insert_over_our_own_tombstone_is_an_undelete(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let client = client(store, &exchange, ConflictPolicy::Park).await;
-    let table = notes(&client);
+    let Pair { rows, one: client, here: table, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     table.insert(note_of("a", "one")).await.unwrap();
     table.push_items().await.unwrap();
     table.delete("a").await.unwrap();
@@ -350,10 +309,7 @@ async fn an_insert_over_our_own_tombstone_is_an_undelete(store: impl Store, wire
 }
 
 async fn a_refused_connection_leaves_operations_new(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let client = client(store, &exchange, ConflictPolicy::Park).await;
-    let table = notes(&client);
+    let Pair { rows, exchange, one: client, here: table, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     for title in ["a", "b", "c"] {
         table.insert(note_of(title, title)).await.unwrap();
     }
@@ -370,10 +326,7 @@ async fn a_refused_connection_leaves_operations_new(store: impl Store, wire: Wir
 }
 
 async fn i04_discard_goes_back_to_the_copy_of_the_service(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let client = client(store, &exchange, ConflictPolicy::Park).await;
-    let table = notes(&client);
+    let Pair { rows, exchange, one: client, here: table, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     table.insert(note_of("a", "one")).await.unwrap();
     table.push_items().await.unwrap();
     table.replace(note_of("a", "two")).await.unwrap();
@@ -393,10 +346,7 @@ async fn i04_discard_goes_back_to_the_copy_of_the_service(store: impl Store, wir
 }
 
 async fn i08_one_bad_operation_holds_back_only_its_own_row(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let client = client(store, &exchange, ConflictPolicy::Park).await;
-    let table = notes(&client);
+    let Pair { rows, exchange, one: client, here: table, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     for id in ["a", "b", "c"] {
         table.insert(note_of(id, "one")).await.unwrap();
     }
@@ -423,10 +373,7 @@ async fn i08_one_bad_operation_holds_back_only_its_own_row(store: impl Store, wi
 }
 
 async fn i11_a_404_means_gone_only_if_the_table_does_not_show_the_row(store: impl Store, wire: Wire) {
-    let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
-    let client = client(store, &exchange, ConflictPolicy::Park).await;
-    let table = notes(&client);
+    let Pair { rows, exchange, one: client, here: table, .. } = Pair::new(store, wire, ConflictPolicy::Park).await;
     table.insert(note_of("a", "one")).await.unwrap();
     table.push_items().await.unwrap();
     table.delete("a").await.unwrap();
@@ -441,7 +388,7 @@ async fn i11_a_404_means_gone_only_if_the_table_does_not_show_the_row(store: imp
 async fn a_resolver_in_code_merges_and_its_failure_parks(store: impl Store, wire: Wire) {
     use datasync_core::client::{ResolverConflict, TableOptions};
     let rows = MemoryRepository::new();
-    let exchange = RouterExchange::new(service(&rows, 100, wire));
+    let exchange = RouterExchange::new(service(&rows, 7, wire));
     let resolver = |conflict: ResolverConflict<Note>| match (conflict.local, conflict.service) {
         (Some(ours), Some(theirs)) if ours.title == "panic" => panic!("{}", theirs.title),
         (Some(ours), Some(theirs)) if ours.title == "fail" => Err(theirs.title.into()),
