@@ -21,6 +21,7 @@ pub type Name = Cow<'static, str>;
 ///
 /// `#[derive(SyncEntity)]` makes one as a constant; tools may build one at run time.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TableSchema {
     /// The table's name on the wire and in the store.
     pub name: Name,
@@ -39,6 +40,25 @@ impl TableSchema {
         indexes: &'static [IndexSchema],
     ) -> TableSchema {
         TableSchema { name: Cow::Borrowed(name), fields: Cow::Borrowed(fields), indexes: Cow::Borrowed(indexes) }
+    }
+
+    /// A table that is made at run time.
+    ///
+    /// ```
+    /// use datasync_core::schema::{FieldKind, FieldSchema, IndexSchema, TableSchema};
+    ///
+    /// let names = ["id".to_owned(), "title".to_owned()];
+    /// let fields = names.map(|name| FieldSchema::of(name, FieldKind::Text, false));
+    /// let films = TableSchema::of("films", fields, [IndexSchema::of("by_title", ["title"])]);
+    /// assert_eq!(films.fields.len(), 2);
+    /// ```
+    #[must_use]
+    pub fn of(
+        name: impl Into<Name>,
+        fields: impl Into<Vec<FieldSchema>>,
+        indexes: impl Into<Vec<IndexSchema>>,
+    ) -> TableSchema {
+        TableSchema { name: name.into(), fields: Cow::Owned(fields.into()), indexes: Cow::Owned(indexes.into()) }
     }
 
     /// The field of that wire name, compared exactly.
@@ -96,6 +116,7 @@ impl TableSchema {
 /// assert_eq!(FIELDS[1].parent.as_deref(), Some("list"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FieldSchema {
     /// The name in JSON and in queries.
     pub name: Name,
@@ -126,6 +147,12 @@ impl FieldSchema {
             merge: None,
             edited_at: false,
         }
+    }
+
+    /// A field that is sent, made at run time.
+    #[must_use]
+    pub fn of(name: impl Into<Name>, kind: FieldKind, nullable: bool) -> FieldSchema {
+        FieldSchema { name: name.into(), ..FieldSchema::new("", kind, nullable) }
     }
 
     /// A field that stays on this device, as a constant.
@@ -161,6 +188,7 @@ impl FieldSchema {
 
 /// What becomes of a field that both sides changed, in a merge by field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MergeRule {
     /// This device's value stays.
     Client,
@@ -285,6 +313,7 @@ impl FieldKind {
 
 /// An index over one or more fields of a table, in that order.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct IndexSchema {
     /// The index's name, unique in its table.
     pub name: Name,
@@ -297,5 +326,11 @@ impl IndexSchema {
     #[must_use]
     pub const fn new(name: &'static str, fields: &'static [Name]) -> IndexSchema {
         IndexSchema { name: Cow::Borrowed(name), fields: Cow::Borrowed(fields) }
+    }
+
+    /// An index that is made at run time.
+    #[must_use]
+    pub fn of(name: impl Into<Name>, fields: impl IntoIterator<Item = impl Into<Name>>) -> IndexSchema {
+        IndexSchema { name: name.into(), fields: fields.into_iter().map(Into::into).collect() }
     }
 }

@@ -48,10 +48,7 @@ async fn untyped(store: impl Store, exchange: &RouterExchange, schemas: &[TableS
 
 /// A schema as a tool would read it from a file: one field of each kind.
 fn films() -> TableSchema {
-    let field = |name: &str, kind, nullable| FieldSchema {
-        name: name.to_owned().into(),
-        ..FieldSchema::new("", kind, nullable)
-    };
+    let field = |name: &str, kind, nullable| FieldSchema::of(name.to_owned(), kind, nullable);
     let names = vec!["open".into(), "done".into()];
     let fields = vec![
         field("id", FieldKind::Text, false),
@@ -69,8 +66,7 @@ fn films() -> TableSchema {
         field("place", FieldKind::Point, true),
         field("notes", FieldKind::Json, true),
     ];
-    let index = IndexSchema { name: "year".into(), fields: vec!["year".into()].into() };
-    TableSchema { name: "films".into(), fields: fields.into(), indexes: vec![index].into() }
+    TableSchema::of("films", fields, [IndexSchema::of("year", ["year"])])
 }
 
 async fn a_table_known_at_run_time_synchronizes_like_one_of_a_type(store: impl Store, wire: Wire) {

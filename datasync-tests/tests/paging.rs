@@ -102,7 +102,7 @@ impl World {
         let config = SyncConfig::from_toml(&format!("[sync]\npage_size = 2\n{config}")).unwrap();
         let mut builder = DatasyncClient::builder().store(store).transport(transport.build().unwrap()).config(config);
         for table in TABLES {
-            builder = builder.table_dyn(TableSchema { name: table.into(), ..Note::SCHEMA });
+            builder = builder.table_dyn(TableSchema::of(table, Note::SCHEMA.fields, Note::SCHEMA.indexes));
         }
         builder.build().await.unwrap()
     }

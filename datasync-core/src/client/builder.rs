@@ -188,12 +188,11 @@ impl ClientBuilder {
     ///     client::DatasyncClient,
     ///     schema::{FieldKind, FieldSchema, IndexSchema, TableSchema},
     /// };
-    /// let fields = vec![
-    ///     FieldSchema::new("id", FieldKind::Text, false),
-    ///     FieldSchema { name: "rank".into(), ..FieldSchema::new("", FieldKind::I64, true) },
+    /// let fields = [
+    ///     FieldSchema::of("id", FieldKind::Text, false),
+    ///     FieldSchema::of("rank", FieldKind::I64, true),
     /// ];
-    /// let index = IndexSchema { name: "rank".into(), fields: vec!["rank".into()].into() };
-    /// let schema = TableSchema { name: "films".into(), fields: fields.into(), indexes: vec![index].into() };
+    /// let schema = TableSchema::of("films", fields, [IndexSchema::of("rank", ["rank"])]);
     /// let builder = DatasyncClient::builder().table_dyn(schema);
     /// # drop(builder);
     /// ```

@@ -54,6 +54,7 @@ impl ResetOptions {
 
 /// What becomes of an account's rows, and of its changes that were not sent, when it signs out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Pending {
     /// Everything stays in the store, and is shown again after the account's next sign-in.
     Keep,

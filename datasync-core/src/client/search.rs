@@ -16,6 +16,7 @@ const CHUNK: usize = 10_000;
 
 /// The rows of a query, and how many there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Rows<T> {
     /// The rows, in the query's order.
     pub rows: Vec<T>,

@@ -19,6 +19,7 @@ const MOST_RANGES: usize = 256;
 
 /// The way to the rows of a query. Its `Display` says it in words; its `Debug` output does not show the ranges.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Access {
     /// The index, by its [`index_text`]; `None` for the order of ids.
     pub index: Option<Arc<str>>,

@@ -123,9 +123,9 @@ impl Table {
         let mut fields = vec![FieldSchema::new(ID, FieldKind::Text, false)];
         for (field, kind) in self.fields.iter().filter(|(field, _)| *field != ID) {
             let (kind, nullable) = kind.read().map_err(|error| format!("`tables.{name}.fields.{field}` {error}"))?;
-            fields.push(FieldSchema { name: field.clone().into(), ..FieldSchema::new("", kind, nullable) });
+            fields.push(FieldSchema::of(field.clone(), kind, nullable));
         }
-        let schema = TableSchema { name: name.to_owned().into(), fields: fields.into(), indexes: Cow::Borrowed(&[]) };
+        let schema = TableSchema::of(name.to_owned(), fields, []);
         let mut options = TableOptions::new(schema).soft_delete(self.soft_delete).schemaless(self.schemaless);
         if let Some(path) = &self.path {
             options = options.path(path);
