@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use jiff::{Span, SpanRelativeTo};
+use jiff::{Span, SpanRelativeTo, SpanRound, Unit};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
@@ -196,23 +196,19 @@ impl SyncConfig {
 
     /// Checks ranges, and that each table is one of `known`.
     pub(crate) fn check(&self, known: &[&str]) -> Result<(), Error> {
-        let range = |name: &str, value: usize, least: usize, most: usize| {
-            if (least..=most).contains(&value) {
-                return Ok(());
-            }
-            let message = format!("the configuration: `sync.{name}` is {value}, but must be {least} to {most}");
-            Err(Error::new(ErrorKind::InvalidConfig, message))
-        };
-        range("parallel_operations", self.sync.parallel_operations, 1, 64)?;
-        range("wave_size", self.sync.wave_size, 1, 10_000)?;
-        range("page_size", self.sync.page_size as usize, 1, MAX_PAGE_SIZE as usize)?;
-        range("max_pages", self.sync.max_pages as usize, 1, usize::MAX)?;
-        range("pull_overlap in seconds", self.sync.pull_overlap.as_secs() as usize, 0, 86_400)?;
-        let (hour, century) = (3_600, 36_525 * 86_400);
-        range("loser_age in seconds", self.sync.loser_age.as_secs() as usize, hour, century)?;
-        range("parallel_pulls", self.sync.parallel_pulls, 1, 64)?;
-        if let Some(after) = self.sync.full_resync_after {
-            range("full_resync_after in seconds", after.as_secs() as usize, 60, usize::MAX)?;
+        let SyncSection { loser_age, pull_overlap, full_resync_after, .. } = self.sync;
+        let number = |name, value: usize, least, most| within(name, value, least, most, &|number| number.to_string());
+        number("parallel_operations", self.sync.parallel_operations, 1, Some(64))?;
+        number("wave_size", self.sync.wave_size, 1, Some(10_000))?;
+        number("page_size", self.sync.page_size as usize, 1, Some(MAX_PAGE_SIZE as usize))?;
+        number("max_pages", self.sync.max_pages as usize, 1, None)?;
+        number("parallel_pulls", self.sync.parallel_pulls, 1, Some(64))?;
+        let length = |name, value, least, most| within(name, value, least, most, &written);
+        let (minute, hour, day) = (Duration::from_secs(60), Duration::from_secs(3_600), Duration::from_secs(86_400));
+        length("pull_overlap", pull_overlap, Duration::ZERO, Some(day))?;
+        length("loser_age", loser_age, hour, Some(day * 36_525))?;
+        if let Some(after) = full_resync_after {
+            length("full_resync_after", after, minute, None)?;
         }
         for table in self.tables.keys() {
             if !known.contains(&table.as_str()) {
@@ -257,6 +253,30 @@ impl SyncConfig {
         }
         Ok(Rules { policy, fallback, fields, resolver: None, readable: None })
     }
+}
+
+/// Checks the value of a key of `[sync]`; `show` writes one as a configuration has it.
+fn within<T: PartialOrd + Copy>(
+    name: &str,
+    value: T,
+    least: T,
+    most: Option<T>,
+    show: &dyn Fn(T) -> String,
+) -> Result<(), Error> {
+    if value >= least && most.is_none_or(|most| value <= most) {
+        return Ok(());
+    }
+    let (value, least) = (show(value), show(least));
+    let range = most.map_or_else(|| format!("at least {least}"), |most| format!("{least} to {}", show(most)));
+    let message = format!("the configuration: `sync.{name}` is {value}, but must be {range}");
+    Err(Error::new(ErrorKind::InvalidConfig, message))
+}
+
+/// A duration as a configuration has it.
+fn written(duration: Duration) -> String {
+    let round = SpanRound::new().largest(Unit::Day).days_are_24_hours();
+    let span = Span::try_from(duration).and_then(|span| span.round(round));
+    span.map_or_else(|_| format!("{}s", duration.as_secs()), |span| format!("{span:#}"))
 }
 
 /// The names of rules in a configuration.

@@ -1,7 +1,11 @@
 //! The error of the public API.
 
+mod advice;
+mod context;
+
 use std::{error::Error as StdError, fmt, path::Path, sync::Arc};
 
+pub(crate) use self::context::Context;
 use crate::{
     client::{Conflict, PendingChange},
     entity::InvalidId,
@@ -16,7 +20,7 @@ use crate::{
 pub enum ErrorKind {
     /// A row of that id exists: use `replace` or `upsert`.
     Exists,
-    /// There is no row of that id: use `insert` or `upsert`.
+    /// There is no row of that id to change, or nothing of it that could be decided about or exported.
     NotFound,
     /// The id does not follow the rule for ids.
     InvalidId,
@@ -40,14 +44,14 @@ pub enum ErrorKind {
     /// The rules of its table cannot settle the conflict: [`Error::conflict`] has it, and the message says which fields
     /// somebody has to decide about.
     Undecided,
-    /// The service has another version of the row, or already has it: seen by a remote table, and by who waits for a
-    /// change in [`Written::acked`](crate::client::Written::acked).
+    /// The service has another version of the row, or already has it: seen by a remote table, by who waits for a change in
+    /// [`Written::acked`](crate::client::Written::acked), and by a retry of what waits in a conflict.
     Conflict,
     /// The change waits for somebody: the service refused it, or failed at it too often.
     Parked,
     /// The change left the queue before the service had it: it was discarded, purged, or deleted again.
     Dropped,
-    /// A transaction met other commits each time that it ran: try again later.
+    /// A transaction met other commits, or a discard further pushes of the row, each time that it was tried: try again later.
     Contended,
     /// The handle of a transaction was used after its closure had returned.
     Ended,
@@ -63,43 +67,8 @@ pub enum ErrorKind {
     InvalidAccount,
     /// The service failed or refused; the source says how.
     Service,
-    /// The local store failed; the source says how.
+    /// The local store failed: [`Error::store_kind`] says in which way, and the source how.
     Store,
-}
-
-impl ErrorKind {
-    /// What to do about it, in a sentence for the developer of the app.
-    #[must_use]
-    pub fn advice(self) -> &'static str {
-        match self {
-            ErrorKind::Exists => "use `replace` or `upsert`, or another id",
-            ErrorKind::NotFound => "use `insert` or `upsert`, or pull the row first",
-            ErrorKind::InvalidId => {
-                "use 1 to 127 ASCII letters, digits and `_ . | : -`, the first a letter or digit, or an empty id"
-            }
-            ErrorKind::InvalidEntity => "give fields that were added a default, or register a migration",
-            ErrorKind::InvalidQuery => "mend the query: the message says where it is wrong",
-            ErrorKind::InvalidConfig => "mend the configuration or the builder's arguments: the message names the key",
-            ErrorKind::UnknownTable => "add the table to the builder, or use one that it has",
-            ErrorKind::Pending => "push what is listed, or force it to be dropped",
-            ErrorKind::ConflictChanged => "look at the conflict as it is now, and decide again",
-            ErrorKind::Undecided => "decide about the fields that the message names",
-            ErrorKind::Quarantined => "update the app, or export the row and discard it",
-            ErrorKind::NewerSchema => "update the app: the store is as it was",
-            ErrorKind::Conflict => "read the row again, and decide which side is to stay",
-            ErrorKind::Parked => "edit the row, retry the change or discard it",
-            ErrorKind::Dropped => "write the change again if it is still wanted",
-            ErrorKind::Contended => "run the transaction again later",
-            ErrorKind::Ended => "use the handle of a transaction within its closure only",
-            ErrorKind::Overtaken => "pull again",
-            ErrorKind::Unreachable => "try again when there is a network: nothing is lost",
-            ErrorKind::Unauthenticated => "sign in again, then push or pull: nothing is lost",
-            ErrorKind::OtherAccount => "call `sign_in` with the account that is signed in, or sign that one in again",
-            ErrorKind::InvalidAccount => "use a name of 1 to 256 bytes without control characters",
-            ErrorKind::Service => "look at the status, and at what the service says: trying again may help",
-            ErrorKind::Store => "look at the source: what was written before is safe",
-        }
-    }
 }
 
 /// What was under way when an error came.
@@ -120,9 +89,9 @@ pub enum SyncPhase {
     Remote,
     /// A purge, a reset or a sign-out.
     Leave,
-    /// A decision about what waits: retry, discard, resolve.
+    /// A decision about what waits or has lost, or whose it is: retry, discard, resolve, adopt, sign-in.
     Decide,
-    /// The opening of the store, with new indexes and migrations.
+    /// The opening of the store, with new indexes and migrations, or its closing.
     Open,
 }
 
@@ -137,7 +106,7 @@ impl fmt::Display for SyncPhase {
             SyncPhase::Remote => "remote request",
             SyncPhase::Leave => "purge, reset or sign-out",
             SyncPhase::Decide => "decision",
-            SyncPhase::Open => "opening",
+            SyncPhase::Open => "opening or closing",
         })
     }
 }
@@ -268,10 +237,14 @@ impl Error {
         self.0.kind
     }
 
-    /// What to do about it: see [`ErrorKind::advice`].
+    /// In which way the local store failed, if it did.
     #[must_use]
-    pub fn advice(&self) -> &'static str {
-        self.kind().advice()
+    pub fn store_kind(&self) -> Option<StoreErrorKind> {
+        self.store_error().map(StoreError::kind)
+    }
+
+    fn store_error(&self) -> Option<&StoreError> {
+        self.0.source.as_ref()?.downcast_ref()
     }
 
     /// The table that it is about.
@@ -313,8 +286,7 @@ impl Error {
     /// Whether a failure of the store may pass: the disk is full, or does not answer now.
     pub(crate) fn passes(&self) -> bool {
         use StoreErrorKind::{Full, Io, OutcomeUnknown, Superseded};
-        let source = self.0.source.as_ref().and_then(|source| source.downcast_ref::<StoreError>());
-        source.is_some_and(|error| matches!(error.kind(), Full | Io | OutcomeUnknown | Superseded))
+        matches!(self.store_kind(), Some(Full | Io | OutcomeUnknown | Superseded))
     }
 
     /// Whether the service has refused the sign-in itself.
@@ -342,7 +314,7 @@ impl Error {
         to: impl AsRef<Path>,
         told: impl FnMut(SalvageProgress),
     ) -> Result<Salvaged, StoreError> {
-        match self.0.source.as_ref().and_then(|source| source.downcast_ref::<StoreError>()) {
+        match self.store_error() {
             Some(error) => error.salvage_telling(to, told),
             None => StoreError::new(StoreErrorKind::Unsupported, "").salvage_telling(to, told),
         }

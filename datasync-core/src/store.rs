@@ -1,10 +1,13 @@
 //! The contract between the engine and a storage backend.
 
-use std::{error::Error as StdError, fmt, ops::Bound, path::Path, sync::Arc};
+mod error;
+
+use std::{fmt, ops::Bound, sync::Arc};
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
+pub use self::error::{Salvage, SalvageProgress, Salvaged, StoreError, StoreErrorKind};
 use crate::row::{Operation, Record, RecordRef, Row, RowKey, SettledLoser};
 
 /// A local store: reads, and one way to write.
@@ -27,46 +30,96 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns the tables whose stored index keys are of another set of indexes than the one given. The engine then
     /// writes their rows again, in the order of their ids, and tells how far it is with [`WriteBatch::indexed`]; until that
     /// says that the table is done the same tables are returned, with the place to go on at.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::NewerFormat`] and [`StoreErrorKind::NotAStore`] for what was stored by something else, which is left as it
+    /// was; else as [`get`](Store::get), or as [`commit`](Store::commit) if it writes.
     async fn open(&self, tables: &[TableSpec]) -> Result<Vec<Outdated>, StoreError>;
 
     /// The number and id of the last commit, and the counters that belong to it.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Store::get).
     async fn head(&self) -> Result<Head, StoreError>;
 
     /// The rows of these keys, in the same order; `None` where the store keeps nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Closed`] after [`close`](Store::close); [`StoreErrorKind::Io`] if the system refuses to read;
+    /// [`StoreErrorKind::Corrupted`] if what was read is none that a store has written.
     async fn get(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, StoreError>;
 
     /// Some of the records of a table, in the order of their ids or of an index.
     ///
     /// Rows without a record are left out. Entries of an index with equal keys come in the order of their ids, in both
-    /// directions in the direction of the scan. The table must be known from [`open`](Store::open), or the error is
-    /// [`StoreErrorKind::Unsupported`].
+    /// directions in the direction of the scan.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Unsupported`] for a table or an index that is not known from [`open`](Store::open); that of the filter; else
+    /// as [`get`](Store::get).
     async fn scan(&self, request: &ScanRequest) -> Result<ScanPage, StoreError>;
 
     /// The keys of the rows of a table in all accounts, in order; of those without a record too.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Store::get).
     async fn keys(&self, request: &KeysRequest) -> Result<Vec<RowKey>, StoreError>;
 
     /// How many records all pages of a scan bring together, as of one moment; the request's limit is not looked at.
     ///
     /// In an index, without a filter, it looks at no rows and counts entries, those of rows without a record too.
+    ///
+    /// # Errors
+    ///
+    /// As [`scan`](Store::scan).
     async fn count(&self, request: &ScanRequest) -> Result<u64, StoreError>;
 
     /// Queued operations in the order of their places.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Store::get).
     async fn operations(&self, request: &OperationsRequest) -> Result<Vec<QueuedOperation>, StoreError>;
 
     /// The token of a scope, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Store::get).
     async fn delta_token(&self, scope: &ScopeKey) -> Result<Option<DeltaToken>, StoreError>;
 
     /// All scopes of a table that have a token.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Store::get).
     async fn scopes(&self, account: &str, table: &str) -> Result<Vec<ScopeKey>, StoreError>;
 
     /// The entries of an index that a scan of it goes over, in its order and at most its limit; those of rows without a record
-    /// too. The request's filter is not looked at. Without an index the error is [`StoreErrorKind::Unsupported`].
+    /// too. The request's filter is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Unsupported`] without an index, else as [`scan`](Store::scan).
     async fn entries(&self, request: &ScanRequest) -> Result<Vec<Cursor>, StoreError>;
 
     /// The notes under these keys, in the same order.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Store::get).
     async fn notes(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Note>>, StoreError>;
 
     /// Notes whose keys begin with `prefix` and are greater than `after`, in the order of their keys.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Store::get).
     async fn list_notes(
         &self,
         prefix: &str,
@@ -75,12 +128,26 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Vec<(Arc<str>, Note)>, StoreError>;
 
     /// Settled losers with an id greater than `after`, in the order of their ids.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Store::get).
     async fn losers(&self, account: &str, after: Option<Uuid>, limit: usize) -> Result<Vec<SettledLoser>, StoreError>;
 
     /// Applies the whole batch, or nothing of it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Superseded`] if the number is not the next one; [`StoreErrorKind::Full`] if the disk is: nothing was changed
+    /// then, as with [`StoreErrorKind::Unsupported`] for keys of a table or an index that is not known from [`open`](Store::open),
+    /// and with what [`get`](Store::get) fails with. [`StoreErrorKind::OutcomeUnknown`] if it may have happened.
     async fn commit(&self, batch: WriteBatch) -> Result<(), StoreError>;
 
     /// Frees files and memory. Later calls fail with [`StoreErrorKind::Closed`]; a second `close` is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Io`] if the system refuses to write what the store still held.
     async fn close(&self) -> Result<(), StoreError>;
 }
 
@@ -345,150 +412,5 @@ impl fmt::Debug for RowWrite {
             }
             RowWrite::Remove { key } => f.debug_struct("Remove").field("key", key).finish(),
         }
-    }
-}
-
-/// What went wrong in a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum StoreErrorKind {
-    /// Another commit took the number of this batch: nothing was changed. The engine reads and plans again.
-    Superseded,
-    /// The batch may have happened or not. The engine reads [`Store::head`] and decides. An app gets it only if that says
-    /// nothing: the store keeps losing its answers, or several clients share it and another one has gone further since.
-    OutcomeUnknown,
-    /// Another process, or another handle of this one, has the store open.
-    AlreadyOpen,
-    /// The file is not a store of this kind.
-    NotAStore,
-    /// The store was written by a newer release.
-    NewerFormat,
-    /// The store's content is damaged.
-    Corrupted,
-    /// There is no space left on the disk: nothing was changed.
-    Full,
-    /// The system refused to read or to write.
-    Io,
-    /// The store has been closed.
-    Closed,
-    /// The store was asked for what it does not have.
-    Unsupported,
-}
-
-/// What can still be read of a damaged store.
-pub trait Salvage: fmt::Debug + Send + Sync {
-    /// Writes it into a new file, and never to the store. Blocks. `told` is called again and again with how far it is; the
-    /// last call says that all is done.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreErrorKind::Io`] if there is something at `to` already, it cannot be written, or the system refuses to read.
-    fn salvage(&self, to: &Path, told: &mut dyn FnMut(SalvageProgress)) -> Result<Salvaged, StoreError>;
-}
-
-/// How far the salvage of a damaged store is, in bytes of its file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SalvageProgress {
-    /// How many were looked at.
-    pub done: u64,
-    /// How many there are to look at, at most.
-    pub total: u64,
-}
-
-/// What was salvaged of a damaged store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Salvaged {
-    /// How many rows.
-    pub rows: u64,
-    /// How many queued operations; they stand behind their rows.
-    pub operations: u64,
-    /// How many settled losers.
-    pub losers: u64,
-    /// How many of the rows and losers were found where the store is damaged: these may be changed by the damage, of an
-    /// older state, or removed since. Their lines, and those of their operations, begin with `"certain":false`.
-    pub uncertain: u64,
-}
-
-/// An error of a store.
-#[derive(Debug)]
-pub struct StoreError {
-    kind: StoreErrorKind,
-    message: String,
-    source: Option<Box<dyn StdError + Send + Sync>>,
-    damaged: Option<Arc<dyn Salvage>>,
-}
-
-impl StoreError {
-    /// An error of this kind; `message` says what to do.
-    pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> StoreError {
-        StoreError { kind, message: message.into(), source: None, damaged: None }
-    }
-
-    /// Adds the cause.
-    #[must_use]
-    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> StoreError {
-        self.source = Some(source.into());
-        self
-    }
-
-    /// Adds the damaged store, so that what is left of it can be exported.
-    #[must_use]
-    pub fn with_salvage(mut self, damaged: Arc<dyn Salvage>) -> StoreError {
-        self.damaged = Some(damaged);
-        self
-    }
-
-    /// The class of the error.
-    #[must_use]
-    pub fn kind(&self) -> StoreErrorKind {
-        self.kind
-    }
-
-    /// Exports what can still be read of the store that this error found [damaged](StoreErrorKind::Corrupted) into the new
-    /// file `to`: rows, queued operations and settled losers, each on a line of JSON (see [`export`](crate::export)).
-    /// The damaged store is only read. Blocks while it does.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreErrorKind::Unsupported`] if this is no error of a damaged file; [`StoreErrorKind::Io`] if there is something at
-    /// `to` already, it cannot be written, or the system refuses to read.
-    pub fn salvage(&self, to: impl AsRef<Path>) -> Result<Salvaged, StoreError> {
-        self.salvage_telling(to, |_| {})
-    }
-
-    /// [`salvage`](StoreError::salvage), and tells how far it is.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn salvage_telling(
-        &self,
-        to: impl AsRef<Path>,
-        mut told: impl FnMut(SalvageProgress),
-    ) -> Result<Salvaged, StoreError> {
-        match &self.damaged {
-            Some(damaged) => damaged.salvage(to.as_ref(), &mut told),
-            None => {
-                let message = "there is nothing to salvage: this is not the error of a damaged file";
-                Err(StoreError::new(StoreErrorKind::Unsupported, message))
-            }
-        }
-    }
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        match self.damaged {
-            Some(_) => f.write_str(" (`salvage` of this error exports what can still be read)"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl StdError for StoreError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
 }

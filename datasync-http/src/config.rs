@@ -101,7 +101,7 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// The longest body of an answer, in bytes; 64 MiB by default. A page of a pull that is longer is asked for again, with
+    /// The longest body of an answer, in bytes, at least 1; 64 MiB by default. A page of a pull that is longer is asked for again, with
     /// fewer rows.
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;
@@ -250,6 +250,9 @@ impl HttpTransportBuilder {
         }
         if self.timeout.is_zero() {
             return wrong("the timeout must be more than 0".to_owned());
+        }
+        if self.max_body == 0 {
+            return wrong("the longest body of an answer must be more than 0 bytes".to_owned());
         }
         if self.retries > 20 {
             return wrong(format!("{} retries are too many: at most 20", self.retries));

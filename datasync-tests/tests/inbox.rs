@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use datasync_core::{
-    client::{Conflict, DatasyncClient, OfflineTable, PullOptions, Resolution},
+    client::{Conflict, DatasyncClient, JournalStep, OfflineTable, PullOptions, Resolution},
     config::SyncConfig,
     error::ErrorKind,
     row::{Body, LoserCause, RowKey, SettledLoser, Side},
@@ -322,6 +322,9 @@ async fn i28_a_lost_body_is_kept_until_its_age_has_passed(store: impl Store + Cl
     assert_eq!(titles(&again).await, ["ours", "ours later"], "nothing goes before the service was heard of");
     sync(&again).await;
     assert_eq!(titles(&again).await, ["ours later"], "the age of one has passed");
+    let journal = again.journal(None, 100).await.unwrap();
+    let forgotten = journal.iter().find(|entry| entry.step == JournalStep::Forgotten).unwrap();
+    assert_eq!((forgotten.rows, forgotten.message.as_deref()), (1, Some("older than `loser_age`")));
 }
 
 async fn i28_a_wrong_date_of_an_answer_removes_no_lost_body(store: impl Store, wire: Wire) {

@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use datasync_core::{
-    client::{DatasyncClient, JournalEntry, JournalStep, OfflineTable, Pending, PurgeOptions, Resolution, Tables},
+    client::{
+        DatasyncClient, JournalEntry, JournalStep, OfflineTable, Pending, PullOptions, PurgeOptions, Resolution, Tables,
+    },
     clock::SystemClock,
     config::{ConflictPolicy, SyncConfig},
+    query::Query,
     store::Store,
 };
 use datasync_http::{HttpRequest, HttpTransport, Method};
@@ -158,6 +161,48 @@ async fn an_entry_is_in_the_commit_that_it_tells_of(store: impl Store, wire: Wir
     assert_eq!(world.newest().await.number, 1);
 }
 
+async fn what_becomes_of_settled_losers_is_written_down(store: impl Store, wire: Wire) {
+    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100, wire));
+    let client = client(store, &exchange, ConflictPolicy::ServerWins).await;
+    let world = World { table: notes(&client), client, exchange };
+    for id in ["a", "b"] {
+        world.elsewhere(id, "theirs").await;
+        world.table.insert(note_of(id, "mine")).await.unwrap();
+    }
+    world.table.push_items().await.unwrap();
+    let losers = world.client.settled_losers().await.unwrap();
+    let [first, second] = losers.as_slice() else { panic!("{losers:?}") };
+    world.client.restore_loser(first.id).await.unwrap();
+    assert_eq!(names(&world.newest().await), (JournalStep::BroughtBack, Some("note"), vec!["a"], 1));
+    world.client.forget_losers([second.id]).await.unwrap();
+    let forgotten = world.newest().await;
+    assert_eq!(names(&forgotten), (JournalStep::Forgotten, Some("note"), vec!["b"], 1));
+    assert_eq!(forgotten.message.as_deref(), Some("by hand"));
+    let before = world.journal().await.len();
+    world.client.forget_losers([second.id]).await.unwrap();
+    assert_eq!(world.journal().await.len(), before, "it was gone");
+}
+
+async fn a_pull_that_begins_again_says_why(store: impl Store, wire: Wire) {
+    let world = world(store, wire).await;
+    world.elsewhere("a", "theirs").await;
+    let pull = async |filter: &str| {
+        let query: Query<Note> = filter.parse().unwrap();
+        let options = PullOptions::default().query(query).query_id("some");
+        world.table.pull_items(options).await.unwrap();
+    };
+    let restarts = async || {
+        let journal = world.journal().await;
+        let restarts = journal.into_iter().filter(|entry| entry.step == JournalStep::Restarted);
+        restarts.map(|entry| (entry.table.unwrap().to_string(), entry.message.unwrap())).collect::<Vec<_>>()
+    };
+    pull("$filter=rank eq 0").await;
+    pull("$filter=rank eq 0").await;
+    assert!(restarts().await.is_empty());
+    pull("$filter=rank lt 5").await;
+    assert_eq!(restarts().await, [("note".to_owned(), "its filter has changed".to_owned())]);
+}
+
 async fn a_row_is_explained_in_sentences(store: impl Store, wire: Wire) {
     let world = world(store, wire).await;
     let explain = async |id: &str| world.client.explain("note", id).await.unwrap();
@@ -208,6 +253,8 @@ datasync_tests::on_both_stores! {
     what_happens_again_and_again_takes_one_entry
     the_journal_is_a_ring_in_pages
     an_entry_is_in_the_commit_that_it_tells_of
+    what_becomes_of_settled_losers_is_written_down
+    a_pull_that_begins_again_says_why
     a_row_is_explained_in_sentences
 }
 

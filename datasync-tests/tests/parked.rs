@@ -286,7 +286,7 @@ async fn i09_every_change_says_what_it_waits_for(store: impl Store, wire: Wire) 
     let unknown = world.client.pending_page(PendingRequest::new().tables(["none"])).await;
     assert_eq!(unknown.map_err(kind), Err(ErrorKind::UnknownTable));
 
-    assert_eq!(world.client.retry("note", "conflict").await.map_err(kind), Err(ErrorKind::ConflictChanged));
+    assert_eq!(world.client.retry("note", "conflict").await.map_err(kind), Err(ErrorKind::Conflict));
     assert_eq!(world.client.retry_all(Tables::all()).await.unwrap(), 2, "a conflict is resolved and not retried");
     assert_eq!(world.client.retry_all(["note"]).await.unwrap(), 0);
     let state = async |id: &str| {

@@ -10,7 +10,7 @@ use crate::{
         committer::{Reads, Tx},
         journal::{Happened, JournalStep},
     },
-    error::{Error, ErrorKind},
+    error::{Context, Error, ErrorKind, SyncPhase},
     events::SyncEvent,
     report::AdoptReport,
     row::{DEFAULT_ACCOUNT, Hold, OperationKind, Phase, Row, RowKey},
@@ -36,7 +36,7 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`].
     pub async fn accounts(&self) -> Result<Vec<Arc<str>>, Error> {
-        Ok(account::all(&*self.engine.store).await?)
+        account::all(&*self.engine.store).await.during(SyncPhase::Read)
     }
 
     /// Shows the rows of this account, and sends its changes from now on; remembered over restarts.
@@ -61,11 +61,12 @@ impl DatasyncClient {
         let account = account.into();
         if account.is_empty() || account.len() > LONGEST_NAME || account.contains(char::is_control) {
             let message = "the name of an account has 1 to 256 bytes and no control characters";
-            return Err(Error::new(ErrorKind::InvalidAccount, message));
+            return Err(Error::new(ErrorKind::InvalidAccount, message).during(SyncPhase::Decide));
         }
         let name = Arc::clone(&account);
         let plan = move |tx: &mut Tx<'_>| account::switch(tx, &account);
-        if self.engine.committer.commit(account::switch_reads(&name), plan).await? {
+        let switched = self.engine.committer.commit(account::switch_reads(&name), plan).await;
+        if switched.during(SyncPhase::Decide)? {
             self.engine.events.emit(|| SyncEvent::SignedIn { account: name });
         } else {
             // A run may wait for it.
@@ -86,6 +87,10 @@ impl DatasyncClient {
     /// [`ErrorKind::InvalidAccount`] if nobody is signed in; [`ErrorKind::OtherAccount`] if somebody signs in or out
     /// meanwhile; [`ErrorKind::Store`].
     pub async fn adopt(&self) -> Result<AdoptReport, Error> {
+        self.take_in().await.during(SyncPhase::Decide)
+    }
+
+    async fn take_in(&self) -> Result<AdoptReport, Error> {
         let account = self.engine.account();
         if account.is_empty() {
             return Err(Error::new(ErrorKind::InvalidAccount, "nobody is signed in to take the rows: sign in first"));

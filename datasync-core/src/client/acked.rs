@@ -15,6 +15,7 @@ use crate::{
     },
     error::{Error, ErrorKind, SyncPhase},
     row::{Hold, OperationKind, ParkReason, Row, RowKey},
+    store::{StoreError, StoreErrorKind},
 };
 
 /// What a local write returns: the entity, which is durable here, and its change, which is queued. It derefs to the entity.
@@ -108,7 +109,8 @@ impl Queued {
         loop {
             let Some(engine) = self.engine.upgrade() else {
                 let message = format!("the client was closed while {key:?} was still queued");
-                return Err(Error::new(ErrorKind::Store, message));
+                let closed = StoreError::new(StoreErrorKind::Closed, "the client was closed");
+                return Err(Error::caused(ErrorKind::Store, message, closed));
             };
             // From before the look at the row on, so that no commit is missed between the two.
             let next = engine.committer.acks().wait(key);

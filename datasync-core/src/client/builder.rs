@@ -25,7 +25,7 @@ use crate::{
         table::{Table, Tables},
     },
     entity::SyncEntity,
-    error::{Error, ErrorKind},
+    error::{Context, Error, ErrorKind, SyncPhase},
     schema::{ID, TableSchema},
     store::{Store, TableSpec},
     transport::Transport,
@@ -224,7 +224,7 @@ impl ClientBuilder {
     /// missing, or the configuration names what does not exist; [`ErrorKind::NewerSchema`] if a newer release of the
     /// app has written the store, which is left as it was; [`ErrorKind::Store`] if the store cannot be opened.
     pub async fn build(self) -> Result<DatasyncClient, Error> {
-        traced!(self.open(), "open").await
+        traced!(self.open(), "open").await.during(SyncPhase::Open)
     }
 
     async fn open(self) -> Result<DatasyncClient, Error> {

@@ -22,7 +22,7 @@ use crate::{
         table::Tables,
         watch::Inbox,
     },
-    error::{Error, ErrorKind},
+    error::{Context, Error, ErrorKind, SyncPhase},
     row::{Hold, OperationKind, ParkReason, Record, Row, RowKey, ServiceCopy},
     schema::TableSchema,
     store::OperationsRequest,
@@ -154,7 +154,7 @@ impl DatasyncClient {
         let mut all: Vec<Conflict> = Vec::new();
         loop {
             let behind = all.last().map_or(0, |last| last.place);
-            let page = list(&self.engine, &account, behind, AT_ONCE).await?;
+            let page = list(&self.engine, &account, behind, AT_ONCE).await.during(SyncPhase::Read)?;
             if page.is_empty() {
                 return Ok(all);
             }
@@ -168,7 +168,8 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`].
     pub async fn conflicts_after(&self, after: Option<&Conflict>, limit: usize) -> Result<Vec<Conflict>, Error> {
-        list(&self.engine, &self.engine.account(), after.map_or(0, |conflict| conflict.place), limit).await
+        let behind = after.map_or(0, |conflict| conflict.place);
+        list(&self.engine, &self.engine.account(), behind, limit).await.during(SyncPhase::Read)
     }
 
     /// The conflicts that wait, and then each further one when it is found, also by another handle of this client.
@@ -182,7 +183,7 @@ impl DatasyncClient {
         // From before the first look on, so that no conflict is found between the two.
         let inbox = engine.committer.watchers().add_inbox();
         let live = Live { engine, inbox, listed: Some(0), found: VecDeque::new() };
-        unfold(live, |mut live| async { Some((live.next().await, live)) }).boxed()
+        unfold(live, |mut live| async { Some((live.next().await.during(SyncPhase::Read), live)) }).boxed()
     }
 
     /// Settles a conflict that [`conflicts`](DatasyncClient::conflicts) has shown. What is to be sent is sent by the next
@@ -206,18 +207,21 @@ impl DatasyncClient {
     /// Nothing is done then, and [`Error::conflict`] has the conflict as it is. [`ErrorKind::UnknownTable`] if the conflict
     /// is not one of `E`'s table; [`ErrorKind::InvalidEntity`] if merged JSON does not fit the table; [`ErrorKind::Store`].
     pub async fn resolve<E: RowType>(&self, conflict: &Conflict, resolution: Resolution<E>) -> Result<(), Error> {
-        let table = Arc::clone(self.engine.tables.get(&conflict.key.table)?);
+        let RowKey { table: name, id, .. } = &conflict.key;
+        let decided = |error: Error| error.at(name, id).during(SyncPhase::Decide);
+        let table = Arc::clone(self.engine.tables.get(name).map_err(decided)?);
         if let Some(schema) = E::SCHEMA
             && schema.name != *table.name
         {
             let message = format!("the conflict is of `{}`, but the entity of `{}`", table.name, schema.name);
-            return Err(Error::new(ErrorKind::UnknownTable, message));
+            return Err(decided(Error::new(ErrorKind::UnknownTable, message)));
         }
         if matches!(resolution, Resolution::Park) {
             return Ok(());
         }
         let ours = conflict.local.as_ref().or(conflict.base.as_ref());
-        let outcome = outcome(&table, MergedWith::of(&conflict.key.id, ours, &conflict.service), resolution)?;
+        let merged_with = MergedWith::of(id, ours, &conflict.service);
+        let outcome = outcome(&table, merged_with, resolution).map_err(decided)?;
         let (shown, tables) = (conflict.clone(), Arc::clone(&self.engine.tables));
         let plan = move |tx: &mut Tx<'_>| {
             account::check(tx, &shown.key)?;
@@ -243,7 +247,7 @@ impl DatasyncClient {
             journal::note_rows(tx, [(&shown.key, JournalStep::Resolved, None)]);
             Ok(())
         };
-        self.engine.committer.commit(Reads::row(conflict.key.clone()), plan).await
+        self.engine.committer.commit(Reads::row(conflict.key.clone()), plan).await.map_err(decided)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         links, scope,
         table::Tables,
     },
-    error::{Error, ErrorKind, SyncPhase},
+    error::{Context, Error, ErrorKind, SyncPhase},
     row::{Hold, ParkReason, Parked, RowKey},
 };
 
@@ -34,10 +34,12 @@ impl DatasyncClient {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] if nothing is queued for the row, [`ErrorKind::UnknownTable`] if its table is not known either;
-    /// [`ErrorKind::Unreachable`] if an attempt is in doubt and the service cannot be asked; [`ErrorKind::Pending`] if pushes send
-    /// the rows again all the time.
+    /// [`ErrorKind::Quarantined`]: use [`discard_quarantined`](DatasyncClient::discard_quarantined); if an attempt is in doubt and
+    /// the service cannot be asked or does not answer, [`ErrorKind::Unreachable`], [`ErrorKind::Unauthenticated`],
+    /// [`ErrorKind::OtherAccount`] or [`ErrorKind::Service`]; [`ErrorKind::Contended`] if pushes send the rows again all the time;
+    /// [`ErrorKind::Store`].
     pub async fn discard(&self, table: &str, id: &str) -> Result<(), Error> {
-        self.drop_queued(table, id, false).await.map(drop)
+        self.drop_queued(table, id, false).await.map(drop).at(table, id).during(SyncPhase::Decide)
     }
 
     /// Drops the queued changes of a row as [`discard`](DatasyncClient::discard) does, and if the service never had the
@@ -47,7 +49,7 @@ impl DatasyncClient {
     ///
     /// As there. Nothing is dropped then.
     pub async fn discard_with_children(&self, table: &str, id: &str) -> Result<u64, Error> {
-        self.drop_queued(table, id, true).await
+        self.drop_queued(table, id, true).await.at(table, id).during(SyncPhase::Decide)
     }
 
     async fn drop_queued(&self, table: &str, id: &str, children: bool) -> Result<u64, Error> {
@@ -78,7 +80,7 @@ impl DatasyncClient {
             }
         }
         let message = format!("{doubtful:?} is sent again and again: discard it when the push has ended");
-        Err(Error::new(ErrorKind::Pending, message))
+        Err(Error::new(ErrorKind::Contended, message))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     client::{DatasyncClient, PendingRequest, quarantine::all_losers},
-    error::{Error, ErrorKind},
+    error::{Context, Error, ErrorKind, SyncPhase},
     export,
     row::{Row, RowKey},
 };
@@ -19,6 +19,10 @@ impl DatasyncClient {
     /// [`ErrorKind::NotFound`] if nothing is kept of it, [`ErrorKind::UnknownTable`] if this release does not have its table
     /// either; [`ErrorKind::Store`].
     pub async fn export(&self, table: &str, id: &str) -> Result<String, Error> {
+        self.lines_of(table, id).await.at(table, id).during(SyncPhase::Read)
+    }
+
+    async fn lines_of(&self, table: &str, id: &str) -> Result<String, Error> {
         let key = self.kept_key(table, id);
         let row = self.engine.store.get(std::slice::from_ref(&key)).await?.pop().flatten();
         let mut lines = row.map_or_else(Vec::new, |row| lines(&key, &row));
@@ -43,7 +47,7 @@ impl DatasyncClient {
             let page = self.pending_page(request.clone()).await?;
             let keys: Vec<RowKey> =
                 page.changes.iter().map(|change| self.kept_key(&change.table, &change.id)).collect();
-            let found = self.engine.store.get(&keys).await?;
+            let found = self.engine.store.get(&keys).await.during(SyncPhase::Read)?;
             for (key, row) in keys.iter().zip(&found) {
                 all.extend(row.iter().flat_map(|row| lines(key, row)));
             }

@@ -1,6 +1,10 @@
 //! The journal as an app reads it.
 
-use crate::{client::DatasyncClient, engine::journal, error::Error};
+use crate::{
+    client::DatasyncClient,
+    engine::journal,
+    error::{Context, Error, SyncPhase},
+};
 
 pub use journal::{JournalEntry, JournalStep};
 
@@ -26,6 +30,7 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`](crate::error::ErrorKind::Store).
     pub async fn journal(&self, before: Option<u64>, limit: usize) -> Result<Vec<JournalEntry>, Error> {
-        journal::newest(&*self.engine.store, &self.engine.account(), before, limit).await
+        let entries = journal::newest(&*self.engine.store, &self.engine.account(), before, limit).await;
+        entries.during(SyncPhase::Read)
     }
 }

@@ -1,5 +1,7 @@
 //! Bodies that lost a conflict, or went with their row: they are kept until the app removes them or their age has passed.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use uuid::Uuid;
 
 use crate::{
@@ -8,10 +10,12 @@ use crate::{
     engine::{
         change::{self, Change},
         committer::{Reads, Tx},
+        journal::{self, JournalStep},
         migrate::loser_in_present,
     },
-    error::{Error, ErrorKind},
-    row::{Body, LoserCause, Record, SettledLoser},
+    error::{Context, Error, ErrorKind, SyncPhase},
+    row::{Body, LoserCause, Record, RowKey, SettledLoser},
+    store::Clear,
 };
 
 impl DatasyncClient {
@@ -23,7 +27,7 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`].
     pub async fn settled_losers(&self) -> Result<Vec<SettledLoser>, Error> {
-        let mut all = quarantine::all_losers(&self.engine).await?;
+        let mut all = quarantine::all_losers(&self.engine).await.during(SyncPhase::Read)?;
         all.retain_mut(|loser| match self.engine.tables.0.get(&loser.key.table) {
             Some(table) => loser_in_present(table, loser).map(|present| *loser = present).is_ok(),
             None => true,
@@ -41,17 +45,22 @@ impl DatasyncClient {
     /// [`ErrorKind::NotFound`] if there is no such settled loser; [`ErrorKind::UnknownTable`] if the client no longer has its
     /// table; [`ErrorKind::Quarantined`] if its body could not be migrated to this release's schema; [`ErrorKind::Store`].
     pub async fn restore_loser(&self, id: Uuid) -> Result<(), Error> {
+        self.bring_back(id).await.during(SyncPhase::Decide)
+    }
+
+    async fn bring_back(&self, id: Uuid) -> Result<(), Error> {
         let before = id.as_u128().checked_sub(1).map(Uuid::from_u128);
         let found = self.engine.store.losers(&self.engine.account(), before, 1).await?.pop();
         let Some(loser) = found.filter(|loser| loser.id == id) else {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no settled loser {id}")));
         };
-        let table = std::sync::Arc::clone(self.engine.tables.get(&loser.key.table)?);
+        let RowKey { table, id: row, .. } = loser.key.clone();
+        let table = Arc::clone(self.engine.tables.get(&table).at(&table, &row)?);
         let loser = loser_in_present(&table, &loser).map_err(|reason| {
             let message = format!("the settled loser {id} could not be migrated to this release's schema: {reason}");
-            Error::new(ErrorKind::Quarantined, message)
+            Error::new(ErrorKind::Quarantined, message).at(&table.name, &row)
         })?;
-        let reads = Reads::row(loser.key.clone());
+        let (name, reads) = (Arc::clone(&table.name), Reads::row(loser.key.clone()));
         let plan = move |tx: &mut Tx<'_>| {
             let row = tx.row(&loser.key)?.unwrap_or_default();
             let mut body = body::carry_local(&table.schema, &loser.body, row.local());
@@ -60,9 +69,10 @@ impl DatasyncClient {
             }
             change::apply(tx, &table, &loser.key, &Change::Upsert(body))?;
             tx.remove_loser(loser.id);
+            journal::note_rows(tx, [(&loser.key, JournalStep::BroughtBack, None)]);
             Ok(())
         };
-        self.engine.committer.commit(reads, plan).await
+        self.engine.committer.commit(reads, plan).await.at(&name, &row)
     }
 
     /// Removes settled losers that nobody needs any more.
@@ -71,12 +81,18 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`].
     pub async fn forget_losers(&self, ids: impl IntoIterator<Item = Uuid>) -> Result<(), Error> {
-        let ids: Vec<Uuid> = ids.into_iter().collect();
+        let ids: BTreeSet<Uuid> = ids.into_iter().collect();
+        let of_account = Clear { account: self.engine.account(), table: None };
+        let reads = Reads::default().losers(Arc::clone(&of_account.account));
         let plan = move |tx: &mut Tx<'_>| {
+            let mut losers = tx.losers(&of_account);
+            losers.retain(|loser| ids.contains(&loser.id));
+            let keys = losers.iter().map(|loser| &loser.key);
+            journal::note_many(tx, JournalStep::Forgotten, keys, Some("by hand"));
             ids.iter().for_each(|id| tx.remove_loser(*id));
             Ok(())
         };
-        self.engine.committer.commit(Reads::default(), plan).await
+        self.engine.committer.commit(reads, plan).await.during(SyncPhase::Decide)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     client::progress::{OpeningWork, Told},
     engine::{
         committer::{Committer, Reads, Tx},
+        journal::{self, JournalStep},
         migrate::{bring, is_older, release},
         table::{Table, Tables},
     },
@@ -230,15 +231,19 @@ async fn walk(store: &dyn Store, committer: &Committer, table: &Arc<Table>, told
         let (key, noted) = (Noted::key(&table.name), Noted::of(table, !last).to_note());
         let reads = Reads::rows(page).note(Arc::clone(&key));
         let plan = move |tx: &mut Tx<'_>| {
+            let (mut held, mut why) = (Vec::new(), None);
             for key in &rows {
                 let Some(mut row) = tx.row(key)?.filter(|row| is_older(&shared, row)) else { continue };
                 bring(&shared, key, &mut row);
-                if row.quarantine.is_some() {
+                if let Some(quarantine) = &row.quarantine {
                     tx.set_note(&note_of(key), Some(Note(Vec::new())));
+                    why.get_or_insert_with(|| quarantine.reason.clone());
+                    held.push(key);
                 }
                 row.revision += 1;
                 tx.put(key, row);
             }
+            journal::note_many(tx, JournalStep::Quarantined, held, why.as_deref());
             if tx.note(&key)?.as_ref() != Some(&noted) {
                 tx.set_note(&key, Some(noted.clone()));
             }

@@ -57,7 +57,7 @@ use crate::{
         push::{self, Tries},
     },
     entity::SyncEntity,
-    error::{Error, ErrorKind},
+    error::{Context, Error, ErrorKind, SyncPhase},
     events::EventStream,
     report::PushReport,
 };
@@ -160,7 +160,7 @@ impl DatasyncClient {
     pub async fn push_tables(&self, tables: impl Into<Tables>) -> Result<PushReport, Error> {
         let Tables(tables) = tables.into();
         for table in tables.iter().flatten() {
-            self.engine.tables.get(table)?;
+            self.engine.tables.get(table).during(SyncPhase::Push)?;
         }
         push::push(&self.engine, self.engine.account(), tables, Tries::Waiting).await
     }
@@ -177,7 +177,7 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`].
     pub async fn close(&self) -> Result<(), Error> {
-        self.engine.store.close().await?;
+        self.engine.store.close().await.during(SyncPhase::Open)?;
         self.engine.committer.acks().wake_all();
         Ok(())
     }

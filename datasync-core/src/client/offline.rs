@@ -22,7 +22,7 @@ use crate::{
         table::Table,
     },
     entity::{RowId, SyncEntity},
-    error::Error,
+    error::{Context, Error, SyncPhase},
     query::{Access, Condition, Order, Query, QueryDescription},
     report::{PurgeReport, PushReport},
     row::{Body, Record, RowKey},
@@ -155,7 +155,7 @@ impl<E: RowType> OfflineTable<E> {
     }
 
     async fn write(&self, mut entity: E, change: fn(Body) -> Change) -> Result<Written<E>, Error> {
-        let change = self.prepare(&mut entity, change)?;
+        let change = self.prepare(&mut entity, change).map_err(|error| write::refused(error, &self.table, change))?;
         Ok(self.as_stored(entity, write::one(&self.engine, &self.table, change, apply::<E>).await?))
     }
 
@@ -165,7 +165,8 @@ impl<E: RowType> OfflineTable<E> {
         change: fn(Body) -> Change,
     ) -> Result<Vec<Written<E>>, Error> {
         let mut entities: Vec<E> = entities.into_iter().collect();
-        let changes = entities.iter_mut().map(|entity| self.prepare(entity, change)).collect::<Result<_, _>>()?;
+        let changes = entities.iter_mut().map(|entity| self.prepare(entity, change)).collect::<Result<_, _>>();
+        let changes = changes.map_err(|error| write::refused(error, &self.table, change))?;
         let stored = write::all(&self.engine, &self.table, changes, apply::<E>).await?;
         Ok(entities.into_iter().zip(stored).map(|(entity, stored)| self.as_stored(entity, stored)).collect())
     }
@@ -181,8 +182,10 @@ impl<E: RowType> OfflineTable<E> {
 
     /// Gives the entity an id if it has none, and makes it a change of its row.
     fn prepare(&self, entity: &mut E, change: fn(Body) -> Change) -> Result<(RowKey, Change), Error> {
-        let id = give_id(entity, &*self.engine.clock)?;
-        let body = entity.to_body(&self.table.schema, self.table.rules.readable)?;
+        let name = &self.table.name;
+        let id = give_id(entity, &*self.engine.clock)
+            .map_err(|error| entity.row_id().into_iter().fold(error, |error, id| error.at(name, &id)))?;
+        let body = entity.to_body(&self.table.schema, self.table.rules.readable).at(name, &id)?;
         Ok((self.key(&id), change(body)))
     }
 
@@ -193,9 +196,10 @@ impl<E: RowType> OfflineTable<E> {
     /// [`ErrorKind::Store`](crate::error::ErrorKind::Store), [`ErrorKind::InvalidEntity`](crate::error::ErrorKind::InvalidEntity) if what is stored cannot be read as `E`.
     pub async fn get(&self, id: &(impl RowId + ?Sized)) -> Result<Option<E>, Error> {
         let id = &id.as_text();
-        let mut rows = self.engine.store.get(&[self.key(id)]).await?;
-        let record = rows.pop().flatten().and_then(|row| row.record);
-        record.map(|record| E::of_record(Some(&self.table.schema), &[], id, &record)).transpose()
+        let rows = self.engine.store.get(&[self.key(id)]).await.at(&self.table.name, id).during(SyncPhase::Read)?;
+        let record = rows.into_iter().flatten().find_map(|row| row.record);
+        let entity = record.map(|record| E::of_record(Some(&self.table.schema), &[], id, &record)).transpose();
+        entity.at(&self.table.name, id).during(SyncPhase::Read)
     }
 
     /// Begins a query of this table.
@@ -213,7 +217,8 @@ impl<E: RowType> OfflineTable<E> {
     ///
     /// [`ErrorKind::Store`](crate::error::ErrorKind::Store).
     pub async fn count(&self) -> Result<u64, Error> {
-        search::count(&self.engine, &self.table, &QueryDescription::default()).await
+        let count = search::count(&self.engine, &self.table, &QueryDescription::default()).await;
+        count.of(&self.table.name).during(SyncPhase::Read)
     }
 
     /// Pushes what is queued in this table: see [`DatasyncClient::push_tables`](super::DatasyncClient::push_tables).
@@ -234,7 +239,8 @@ impl<E: RowType> OfflineTable<E> {
     /// [`ErrorKind::Pending`](crate::error::ErrorKind::Pending) if unsent changes would be dropped and the purge is not forced: nothing is changed, and
     /// [`Error::pending`] lists them.
     pub async fn purge_items(&self, options: PurgeOptions<E>) -> Result<PurgeReport, Error> {
-        purge::purge(&self.engine, &self.table, options.query.into_description(), options.force).await
+        let purged = purge::purge(&self.engine, &self.table, options.query.into_description(), options.force).await;
+        purged.of(&self.table.name).during(SyncPhase::Leave)
     }
 }
 
@@ -398,7 +404,9 @@ impl<E: RowType, P: 'static> OfflineQuery<E, P> {
     ///
     /// As [`to_vec`](OfflineQuery::to_vec).
     pub async fn count(self) -> Result<u64, Error> {
-        search::count(&self.table.engine, &self.table.table, self.query.description()).await
+        let OfflineTable { engine, table, .. } = &self.table;
+        let count = search::count(engine, table, self.query.description()).await;
+        count.of(&table.name).during(SyncPhase::Read)
     }
 
     /// Which way the query takes to its rows: an index or all of them, and whether they must be filtered and sorted. Its
@@ -408,7 +416,8 @@ impl<E: RowType, P: 'static> OfflineQuery<E, P> {
     ///
     /// [`ErrorKind::InvalidQuery`](crate::error::ErrorKind::InvalidQuery).
     pub fn explain(&self) -> Result<Access, Error> {
-        search::explain(&self.table.table, self.query.description())
+        let table = &self.table.table;
+        search::explain(table, self.query.description()).of(&table.name).during(SyncPhase::Read)
     }
 
     /// A stream of results: the rows now, then again after each commit that changes them, whoever made it: a local write, a
@@ -457,10 +466,13 @@ impl<E: RowType, P: 'static> OfflineQuery<E, P> {
 
     async fn rows(mut self) -> Result<Rows<P>, Error> {
         let OfflineTable { engine, table, .. } = self.table;
-        let query = self.reader.prepare(self.query.into_description(), &table.schema, false)?;
-        let found = search::search(&engine, &table, &query).await?;
-        let read = |(id, record): (Arc<str>, Record)| self.reader.read(&id, &record);
-        let rows = found.rows.into_iter().map(read).collect::<Result<_, _>>()?;
-        Ok(Rows { rows, total: found.total })
+        let found = async {
+            let query = self.reader.prepare(self.query.into_description(), &table.schema, false)?;
+            let found = search::search(&engine, &table, &query).await?;
+            let read = |(id, record): (Arc<str>, Record)| self.reader.read(&id, &record);
+            let rows = found.rows.into_iter().map(read).collect::<Result<_, _>>()?;
+            Ok::<_, Error>(Rows { rows, total: found.total })
+        };
+        found.await.of(&table.name).during(SyncPhase::Read)
     }
 }

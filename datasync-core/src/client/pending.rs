@@ -5,14 +5,14 @@ use std::{collections::BTreeSet, sync::Arc};
 use jiff::Timestamp;
 
 use crate::{
-    client::{DatasyncClient, Tables},
+    client::{Conflict, DatasyncClient, Tables},
     engine::{
         self, Engine,
         committer::{Reads, Tx},
         journal::{self, JournalStep},
         links,
     },
-    error::{Error, ErrorKind, SyncPhase},
+    error::{Context, Error, ErrorKind, SyncPhase},
     row::{Hold, Operation, OperationKind, ParkReason, Row, RowKey, SettledLoser},
     store::{OperationsRequest, QueuedOperation},
 };
@@ -227,6 +227,10 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::UnknownTable`], [`ErrorKind::Store`].
     pub async fn pending_page(&self, request: PendingRequest) -> Result<PendingPage, Error> {
+        self.page_of(request).await.during(SyncPhase::Read)
+    }
+
+    async fn page_of(&self, request: PendingRequest) -> Result<PendingPage, Error> {
         let account = self.engine.account();
         let paused = self.engine.paused(&account).await?.is_some();
         let PendingRequest { tables, parked, after, limit } = request;
@@ -257,22 +261,24 @@ impl DatasyncClient {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if nothing is queued for the row; [`ErrorKind::ConflictChanged`] if it is a conflict:
-    /// use [`resolve`](DatasyncClient::resolve).
+    /// [`ErrorKind::NotFound`] if nothing is queued for the row, [`ErrorKind::UnknownTable`]; [`ErrorKind::Conflict`] if it waits
+    /// in a conflict, which [`Error::conflict`] has: use [`resolve`](DatasyncClient::resolve); [`ErrorKind::Quarantined`],
+    /// [`ErrorKind::Store`].
     pub async fn retry(&self, table: &str, id: &str) -> Result<(), Error> {
-        let key = self.pending_key(table, id)?;
-        let reads = Reads::row(key.clone());
+        let key = self.pending_key(table, id).at(table, id).during(SyncPhase::Decide)?;
+        let (reads, tables) = (Reads::row(key.clone()), Arc::clone(&self.engine.tables));
         let plan = move |tx: &mut Tx<'_>| {
             let mut row = queued_row(tx, &key)?;
-            if matches!(&row.operations[0].hold, Hold::Parked(parked) if parked.reason == ParkReason::Conflict) {
-                return Err(Error::conflict_changed(&format!("{key:?} is a conflict: resolve it"), None));
+            if let Some(conflict) = Conflict::of(&tables, &key, &row) {
+                let message = format!("the change of {key:?} waits in a conflict: resolve it");
+                return Err(Error::with_conflict(ErrorKind::Conflict, message, Some(conflict)));
             }
             make_ready(&mut row);
             tx.put(&key, row);
             journal::note_rows(tx, [(&key, JournalStep::Retried, None)]);
             Ok(())
         };
-        self.engine.committer.commit(reads, plan).await
+        self.engine.committer.commit(reads, plan).await.at(table, id).during(SyncPhase::Decide)
     }
 
     /// Makes every parked or waiting change of these tables ready again, but for conflicts and what could not be migrated; of
@@ -283,7 +289,11 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::UnknownTable`], [`ErrorKind::Store`].
     pub async fn retry_all(&self, tables: impl Into<Tables>) -> Result<u64, Error> {
-        let (account, tables) = (self.engine.account(), self.known(tables.into())?);
+        self.retry_queue(tables.into()).await.during(SyncPhase::Decide)
+    }
+
+    async fn retry_queue(&self, tables: Tables) -> Result<u64, Error> {
+        let (account, tables) = (self.engine.account(), self.known(tables)?);
         let mut request = OperationsRequest { account, tables, after: 0, limit: CHUNK };
         let mut retried = 0;
         loop {

@@ -20,7 +20,7 @@ use crate::{
         verify,
     },
     entity::check_id,
-    error::{Error, ErrorKind, SyncPhase},
+    error::{Context, Error, ErrorKind, SyncPhase},
     query::{Query, QueryDescription},
     report::{PullReport, VerifyReport},
     schema::{ID, SERVICE_OWNED},
@@ -133,7 +133,7 @@ impl<E: RowType> OfflineTable<E> {
     /// [`ErrorKind::InvalidQuery`], [`ErrorKind::Store`]. Pages that were stored stay, and the next pull goes on
     /// behind them.
     pub async fn pull_items(&self, options: impl Into<PullOptions<E>>) -> Result<PullReport, Error> {
-        let wanted = options.into().wanted(&self.table)?;
+        let wanted = options.into().wanted(&self.table).of(&self.table.name).during(SyncPhase::Pull)?;
         pull::pull(&self.engine, &self.table, wanted).await
     }
 
@@ -145,11 +145,11 @@ impl<E: RowType> OfflineTable<E> {
     ///
     /// As [`pull_items`](OfflineTable::pull_items); what was repaired so far stays.
     pub async fn verify_items(&self, options: impl Into<PullOptions<E>>) -> Result<VerifyReport, Error> {
-        let wanted = options.into().wanted(&self.table)?;
+        let wanted = options.into().wanted(&self.table).of(&self.table.name).during(SyncPhase::Verify)?;
         let query = scope::pulled(&wanted.query);
         let account = self.engine.account();
         let signed_in = self.engine.check_sign_in(&account).await;
-        signed_in.map_err(|error| error.of(&self.table.name).during(SyncPhase::Verify))?;
+        signed_in.of(&self.table.name).during(SyncPhase::Verify)?;
         let scope = scope::scope(account, &self.table, &query, wanted.query_id.as_deref());
         let verified = verify::verify(&self.engine, &self.table, &scope, &query, false).await;
         verified.map_err(|error| {
@@ -172,11 +172,14 @@ impl DatasyncClient {
         let known = &self.engine.tables;
         let chosen: Vec<Arc<Table>> = match &names {
             None => known.0.values().cloned().collect(),
-            Some(names) => names.iter().map(|name| known.get(name).cloned()).collect::<Result<_, _>>()?,
+            Some(names) => {
+                let known = names.iter().map(|name| known.get(name).cloned());
+                known.collect::<Result<_, Error>>().during(SyncPhase::Pull)?
+            }
         };
         let account = self.engine.account();
         // A sign-in that was refused is tried with the first page and not with operations.
-        if self.engine.paused(&account).await?.is_none() {
+        if self.engine.paused(&account).await.during(SyncPhase::Pull)?.is_none() {
             push::push(&self.engine, account, names, Tries::Nothing).await?;
         }
         let pulls = chosen.into_iter().map(|table| pull_configured(&self.engine, table));
@@ -187,6 +190,7 @@ impl DatasyncClient {
 
 async fn pull_configured(engine: &Arc<Engine>, table: Arc<Table>) -> Result<(Arc<str>, PullReport), Error> {
     let (query, query_id) = (table.pulled.clone(), table.query_id.clone());
-    let wanted = wanted(&table, query, query_id, None, ImplicitPush::Nothing)?;
+    let wanted =
+        wanted(&table, query, query_id, None, ImplicitPush::Nothing).of(&table.name).during(SyncPhase::Pull)?;
     Ok((Arc::clone(&table.name), pull::pull(engine, &table, wanted).await?))
 }

@@ -9,12 +9,13 @@ use crate::{
     engine::{
         Engine, account,
         committer::{Reads, Tx},
+        journal::{self, JournalStep},
         links,
         migrate::loser_in_present,
         scope,
     },
-    error::{Error, ErrorKind},
-    row::{Row, RowKey, SettledLoser},
+    error::{Context, Error, ErrorKind, SyncPhase},
+    row::{Quarantine, Row, RowKey, SettledLoser},
 };
 
 /// Something that could not be migrated.
@@ -45,6 +46,10 @@ impl DatasyncClient {
     ///
     /// [`ErrorKind::Store`].
     pub async fn quarantined(&self) -> Result<Vec<Quarantined>, Error> {
+        self.in_quarantine().await.during(SyncPhase::Read)
+    }
+
+    async fn in_quarantine(&self) -> Result<Vec<Quarantined>, Error> {
         let engine = &self.engine;
         let mut found = Vec::new();
         let keys = migrate::quarantined(&*engine.store, Some(&engine.account())).await?;
@@ -77,7 +82,8 @@ impl DatasyncClient {
         let (reads, tables) = (Reads::row(key.clone()), Arc::clone(&self.engine.tables));
         let plan = move |tx: &mut Tx<'_>| {
             account::check(tx, &key)?;
-            let Some(row) = tx.row(&key)?.filter(|row| row.quarantine.is_some()) else {
+            let row = tx.row(&key)?.unwrap_or_default();
+            let Some(Quarantine { reason, .. }) = &row.quarantine else {
                 tables.get(&key.table)?;
                 return Err(Error::new(ErrorKind::NotFound, format!("{key:?} is not in quarantine")));
             };
@@ -88,9 +94,11 @@ impl DatasyncClient {
             }
             scope::forget_row(tx, &key, &row);
             tx.set_note(&migrate::note_of(&key), None);
+            let why = format!("it was in quarantine: {reason}");
+            journal::note_rows(tx, [(&key, JournalStep::Discarded, Some(why))]);
             Ok(())
         };
-        self.engine.committer.commit(reads, plan).await
+        self.engine.committer.commit(reads, plan).await.at(table, id).during(SyncPhase::Decide)
     }
 }
 

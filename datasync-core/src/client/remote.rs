@@ -17,7 +17,7 @@ use crate::{
     clock::random_key,
     engine::Engine,
     entity::{RowId, SyncEntity, check_id},
-    error::{Error, ErrorKind, SyncPhase},
+    error::{Context, Error, ErrorKind, SyncPhase},
     query::{Condition, Order, Query},
     row::{Body, OperationKind, Record},
     schema::ID,
@@ -115,13 +115,16 @@ impl<E: SyncEntity> RemoteTable<E> {
     /// [`ErrorKind::InvalidEntity`] if the answer cannot be read as `E`.
     pub async fn get(&self, id: &(impl RowId + ?Sized)) -> Result<Option<Remote<E>>, Error> {
         let id = &*id.as_text();
-        check_id(id)?;
-        let (account, table) = (self.engine.account(), Arc::clone(&self.name));
-        let request = RowRequest { account, table, id: id.into(), include_deleted: false };
-        let row = traced!(self.engine.transport.fetch(&request), "remote", table = self.name)
-            .await
-            .map_err(|error| self.about(id, error.into()))?;
-        row.map(Self::remote).transpose()
+        let found = async {
+            check_id(id)?;
+            let (account, table) = (self.engine.account(), Arc::clone(&self.name));
+            let request = RowRequest { account, table, id: id.into(), include_deleted: false };
+            let row = traced!(self.engine.transport.fetch(&request), "remote", table = self.name)
+                .await
+                .map_err(|error| self.about(id, error.into()))?;
+            row.map(Self::remote).transpose()
+        };
+        found.await.at(&self.name, id).during(SyncPhase::Remote)
     }
 
     /// Creates a row. An empty id becomes a UUIDv7.
@@ -130,8 +133,9 @@ impl<E: SyncEntity> RemoteTable<E> {
     ///
     /// [`ErrorKind::Conflict`] if the id exists, else as [`get`](RemoteTable::get).
     pub async fn insert(&self, mut entity: E) -> Result<Remote<E>, Error> {
-        give_id(&mut entity, &*self.engine.clock)?;
-        self.send(OperationKind::Insert, &entity, None).await
+        let kind = OperationKind::Insert;
+        give_id(&mut entity, &*self.engine.clock).map_err(|error| self.failed(kind, &entity.id(), error))?;
+        self.sent(kind, &entity, None).await
     }
 
     /// Replaces a row, if the service still has the version that was read. Fields that the entity does not have stay as they
@@ -142,7 +146,7 @@ impl<E: SyncEntity> RemoteTable<E> {
     /// [`ErrorKind::Conflict`] if it has another one, [`ErrorKind::NotFound`] if the row is gone, else as
     /// [`get`](RemoteTable::get).
     pub async fn replace(&self, row: &Remote<E>) -> Result<Remote<E>, Error> {
-        self.send(OperationKind::Replace, &row.entity, Some(&row.record)).await
+        self.sent(OperationKind::Replace, &row.entity, Some(&row.record)).await
     }
 
     /// Deletes a row, if the service still has the version that was read. A row that is gone is no error.
@@ -151,10 +155,20 @@ impl<E: SyncEntity> RemoteTable<E> {
     ///
     /// As [`replace`](RemoteTable::replace), but for `NotFound`.
     pub async fn delete(&self, row: &Remote<E>) -> Result<(), Error> {
-        match self.push(OperationKind::Delete, &row.entity.id(), row.record.version.clone(), None, None).await? {
+        let (kind, id) = (OperationKind::Delete, &*row.entity.id());
+        let pushed = self.push(kind, id, row.record.version.clone(), None, None).await;
+        match pushed.map_err(|error| self.failed(kind, id, error))? {
             PushOutcome::Applied(_) | PushOutcome::NotFound | PushOutcome::Gone => Ok(()),
-            outcome => Err(self.refused(OperationKind::Delete, &row.entity.id(), outcome)),
+            outcome => Err(self.refused(kind, id, outcome)),
         }
+    }
+
+    async fn sent(&self, kind: OperationKind, entity: &E, read: Option<&Record>) -> Result<Remote<E>, Error> {
+        self.send(kind, entity, read).await.map_err(|error| self.failed(kind, &entity.id(), error))
+    }
+
+    fn failed(&self, kind: OperationKind, id: &str, error: Error) -> Error {
+        error.at(&self.name, id).doing(kind).during(SyncPhase::Remote)
     }
 
     async fn send(&self, kind: OperationKind, entity: &E, read: Option<&Record>) -> Result<Remote<E>, Error> {
@@ -326,7 +340,8 @@ impl<E: SyncEntity, P: 'static> RemoteQuery<E, P> {
     /// [`ErrorKind::Service`] if the service does not say, else as [`to_vec`](RemoteQuery::to_vec).
     pub async fn count(self) -> Result<u64, Error> {
         let total = self.top(0).to_rows().await?.total;
-        total.ok_or_else(|| Error::new(ErrorKind::Service, "the service does not say how many rows there are"))
+        let unsaid = || Error::new(ErrorKind::Service, "the service does not say how many rows there are");
+        total.ok_or_else(unsaid).of(E::TABLE).during(SyncPhase::Remote)
     }
 
     /// The rows one by one, with one page of them in memory, however many there are.
@@ -335,7 +350,7 @@ impl<E: SyncEntity, P: 'static> RemoteQuery<E, P> {
     /// removed meanwhile may make another one come twice or not at all. An item is an error as for
     /// [`to_vec`](RemoteQuery::to_vec): after a row that cannot be read the stream goes on, after any other error it ends.
     pub fn stream(self) -> BoxStream<'static, Result<P, Error>> {
-        stream::remote(self.pages())
+        stream::remote(E::TABLE, self.pages())
     }
 
     fn pages(mut self) -> Result<(Pages, Reader<P>), Error> {
@@ -358,14 +373,17 @@ impl<E: SyncEntity, P: 'static> RemoteQuery<E, P> {
     }
 
     async fn rows(self) -> Result<Rows<P>, Error> {
-        let (mut pages, reader) = self.pages()?;
-        let mut found = Rows { rows: Vec::new(), total: None };
-        while let Some(page) = pages.next().await? {
-            found.total = found.total.or(page.total);
-            for row in page.rows {
-                found.rows.push(reader.read(&row.id, &row.record)?);
+        let found = async {
+            let (mut pages, reader) = self.pages()?;
+            let mut found = Rows { rows: Vec::new(), total: None };
+            while let Some(page) = pages.next().await? {
+                found.total = found.total.or(page.total);
+                for row in page.rows {
+                    found.rows.push(reader.read(&row.id, &row.record)?);
+                }
             }
-        }
-        Ok(found)
+            Ok::<_, Error>(found)
+        };
+        found.await.of(E::TABLE).during(SyncPhase::Remote)
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         push::{self, Tries},
         scope,
     },
-    error::{Error, ErrorKind, SyncPhase},
+    error::{Context, Error, ErrorKind, SyncPhase},
     events::SyncEvent,
     report::PurgeReport,
     store::{Clear, Direction, QueuedOperation, ScanRequest},
@@ -79,8 +79,8 @@ pub(super) async fn remove(
     let mut notes = Vec::new();
     let mut rows = 0;
     for clear in &what {
-        rows += count(engine, clear).await?;
-        notes.extend(scope::notes(&*engine.store, clear).await?);
+        rows += count(engine, clear).await.during(SyncPhase::Leave)?;
+        notes.extend(scope::notes(&*engine.store, clear).await.during(SyncPhase::Leave)?);
         reads = reads.unsent(clear.clone());
     }
     let of = match what.as_slice() {
@@ -196,7 +196,7 @@ impl DatasyncClient {
             None => vec![of(None)],
             Some(names) => {
                 let known = names.iter().map(|name| Ok(of(Some(Arc::clone(&self.engine.tables.get(name)?.name)))));
-                known.collect::<Result<_, Error>>()?
+                known.collect::<Result<_, Error>>().during(SyncPhase::Leave)?
             }
         };
         remove(&self.engine, what, force, "push first, or force the reset to drop them", |_, _| Ok(())).await
@@ -240,7 +240,7 @@ impl DatasyncClient {
                     account::leave(tx, &leaving, true)?;
                     Ok(PurgeReport::default())
                 };
-                self.engine.committer.commit(Reads::default(), plan).await?
+                self.engine.committer.commit(Reads::default(), plan).await.during(SyncPhase::Leave)?
             }
             Pending::Discard => remove(&self.engine, everything, true, "", gone).await?,
             Pending::Push(deadline) => {

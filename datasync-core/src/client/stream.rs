@@ -20,7 +20,7 @@ use futures::{
 use crate::{
     client::{invalid_query, part::Reader, search::Search},
     engine::{Engine, table::Table},
-    error::{Error, SyncPhase},
+    error::{Context, Error, SyncPhase},
     query::{QueryDescription, SortKey, Sorted},
     row::{Record, RowKey},
     store::ScanRequest,
@@ -164,8 +164,9 @@ pub(crate) fn local<P: 'static>(
     query: QueryDescription,
     mut reader: Reader<P>,
 ) -> BoxStream<'static, Result<P, Error>> {
+    let name = Arc::clone(&table.name);
     let begun = reader.prepare(query, &table.schema, false).and_then(|query| Local::new(engine, table, query));
-    unfold(Some(begun.map(|local| (local, reader))), |local| async {
+    let rows = unfold(Some(begun.map(|local| (local, reader))), |local| async {
         let (mut local, reader) = match local? {
             Ok(local) => local,
             Err(error) => return Some((Err(error), None)),
@@ -175,8 +176,8 @@ pub(crate) fn local<P: 'static>(
             Ok(None) => None,
             Err(error) => Some((Err(error), None)),
         }
-    })
-    .boxed()
+    });
+    rows.map(move |row: Result<_, Error>| row.of(&name).during(SyncPhase::Read)).boxed()
 }
 
 /// The pages of a remote query.
@@ -210,9 +211,11 @@ impl Pages {
 
 /// The rows of a remote query, in the order of the service. A row that cannot be read is an item of its own; any other error is
 /// the last item.
-pub(crate) fn remote<P: 'static>(begun: Result<(Pages, Reader<P>), Error>) -> BoxStream<'static, Result<P, Error>> {
-    let rows = VecDeque::new();
-    unfold(Some((begun, rows)), |state| async {
+pub(crate) fn remote<P: 'static>(
+    table: &'static str,
+    begun: Result<(Pages, Reader<P>), Error>,
+) -> BoxStream<'static, Result<P, Error>> {
+    let rows = unfold(Some((begun, VecDeque::new())), |state| async {
         let (begun, mut rows) = state?;
         let (mut pages, reader) = match begun {
             Ok(begun) => begun,
@@ -227,6 +230,6 @@ pub(crate) fn remote<P: 'static>(begun: Result<(Pages, Reader<P>), Error>) -> Bo
         }
         let row = rows.pop_front()?;
         Some((reader.read(&row.id, &row.record), Some((Ok((pages, reader)), rows))))
-    })
-    .boxed()
+    });
+    rows.map(move |row: Result<_, Error>| row.of(table).during(SyncPhase::Remote)).boxed()
 }

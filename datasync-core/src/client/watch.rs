@@ -10,7 +10,7 @@ use futures::{
 use crate::{
     client::{invalid_query, part::Reader, search},
     engine::{Engine, table::Table, watch::Watcher},
-    error::Error,
+    error::{Context, Error, SyncPhase},
     query::{Evaluator, QueryDescription},
     row::Record,
 };
@@ -54,9 +54,10 @@ pub(crate) fn watch<P: 'static>(
     query: QueryDescription,
     mut reader: Reader<P>,
 ) -> BoxStream<'static, Result<Vec<P>, Error>> {
+    let name = Arc::clone(&table.name);
     let query = reader.prepare(query, &table.schema, false);
     let live = query.map(|query| (Live { engine, table, query, watcher: None, last: None }, reader));
-    unfold(Some(live), |live| async {
+    let results = unfold(Some(live), |live| async {
         let (mut live, reader) = match live? {
             Ok(live) => live,
             Err(error) => return Some((Err(error), None)),
@@ -68,6 +69,6 @@ pub(crate) fn watch<P: 'static>(
             Err(error) if live.watcher.is_none() => Some((Err(error), None)),
             Err(error) => Some((Err(error), Some(Ok((live, reader))))),
         }
-    })
-    .boxed()
+    });
+    results.map(move |result: Result<_, Error>| result.of(&name).during(SyncPhase::Read)).boxed()
 }

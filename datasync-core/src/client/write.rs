@@ -15,8 +15,8 @@ use crate::{
         committer::{Reads, Tx},
         table::Table,
     },
-    error::{Error, SyncPhase},
-    row::{Record, RowKey},
+    error::{Context, Error, SyncPhase},
+    row::{Body, Record, RowKey},
 };
 
 /// How a change is applied to its row.
@@ -25,6 +25,12 @@ pub(crate) type Apply = fn(&mut Tx<'_>, &Table, &RowKey, &Change) -> Result<Appl
 /// A change that was queued, and the row as it is stored.
 pub(crate) type Stored = (Queued, Option<Record>);
 
+/// The error of a write that has not become a change.
+pub(crate) fn refused(error: Error, table: &Table, change: fn(Body) -> Change) -> Error {
+    let kind = change(Body::from(Vec::new())).kind();
+    error.of(&table.name).doing(kind).during(SyncPhase::Write)
+}
+
 /// Writes one row.
 pub(crate) async fn one(
     engine: &Arc<Engine>,
@@ -32,11 +38,11 @@ pub(crate) async fn one(
     (key, change): (RowKey, Change),
     apply: Apply,
 ) -> Result<Stored, Error> {
-    let held = engine.committer.acks().hold();
+    let (held, kind) = (engine.committer.acks().hold(), change.kind());
     let (table, written) = (Arc::clone(table), key.clone());
     let plan = move |tx: &mut Tx<'_>| apply(tx, &table, &written, &change);
     let applied = engine.committer.commit(Reads::row(key.clone()), plan).await;
-    let applied = applied.map_err(|error| error.at(&key.table, &key.id).during(SyncPhase::Write))?;
+    let applied = applied.map_err(|error| error.at(&key.table, &key.id).doing(kind).during(SyncPhase::Write))?;
     Ok((Queued::new(engine, key, applied.queued, &held), applied.record))
 }
 
@@ -48,6 +54,7 @@ pub(crate) async fn all(
     apply: Apply,
 ) -> Result<Vec<Stored>, Error> {
     let held = engine.committer.acks().hold();
+    let kind = changes.first().map(|(_, change)| change.kind());
     let rows: Vec<RowKey> = changes.iter().map(|(key, _)| key.clone()).collect();
     let (table, name) = (Arc::clone(table), Arc::clone(&table.name));
     let plan = move |tx: &mut Tx<'_>| {
@@ -55,7 +62,8 @@ pub(crate) async fn all(
         changes.iter().map(each).collect::<Result<Vec<_>, _>>()
     };
     let applied = engine.committer.commit(Reads::rows(rows.clone()), plan).await;
-    let applied = applied.map_err(|error| error.of(&name).during(SyncPhase::Write))?;
+    let applied = applied.of(&name).during(SyncPhase::Write);
+    let applied = applied.map_err(|error| kind.into_iter().fold(error, Error::doing))?;
     let stored = |(key, applied): (RowKey, Applied)| (Queued::new(engine, key, applied.queued, &held), applied.record);
     Ok(rows.into_iter().zip(applied).map(stored).collect())
 }

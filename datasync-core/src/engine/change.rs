@@ -30,7 +30,7 @@ pub(crate) enum Change {
 
 impl Change {
     /// What it wants to be done.
-    fn kind(&self) -> OperationKind {
+    pub(crate) fn kind(&self) -> OperationKind {
         match self {
             Change::Insert(_) => OperationKind::Insert,
             Change::Replace(_) | Change::Upsert(_) => OperationKind::Replace,

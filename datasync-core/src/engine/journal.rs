@@ -22,6 +22,7 @@ use crate::{
         committer::Tx,
         conflict::Settled,
         page,
+        scope::Check,
     },
     error::Error,
     row::{Parked, RowKey},
@@ -54,6 +55,8 @@ pub enum JournalStep {
     Pulled,
     /// The service has failed a pull.
     PullFailed,
+    /// A pull began again from the start, and then compares the rows with the service.
+    Restarted,
     /// Rows that differed from the service were repaired.
     Repaired,
     /// Rows were removed from this device by a purge, a reset or a sign-out.
@@ -62,8 +65,14 @@ pub enum JournalStep {
     Retried,
     /// Conflicts were resolved by hand.
     Resolved,
-    /// Changes were discarded by hand.
+    /// Changes, or rows in quarantine, were discarded by hand.
     Discarded,
+    /// Rows could not be migrated to the schema of this release.
+    Quarantined,
+    /// A settled loser was brought back as an edit.
+    BroughtBack,
+    /// Settled losers were removed, by hand or because of their age.
+    Forgotten,
     /// Rows were moved into the account.
     Adopted,
     /// The account has signed in.
@@ -87,11 +96,15 @@ impl fmt::Display for JournalStep {
             JournalStep::Unsent => "not sent",
             JournalStep::Pulled => "pulled",
             JournalStep::PullFailed => "pull failed",
+            JournalStep::Restarted => "pull begun again",
             JournalStep::Repaired => "repaired",
             JournalStep::Removed => "removed from this device",
             JournalStep::Retried => "made ready again",
             JournalStep::Resolved => "conflict resolved",
             JournalStep::Discarded => "discarded",
+            JournalStep::Quarantined => "in quarantine",
+            JournalStep::BroughtBack => "settled loser brought back",
+            JournalStep::Forgotten => "settled losers removed",
             JournalStep::Adopted => "moved into the account",
             JournalStep::SignedIn => "signed in",
             JournalStep::SignedOut => "signed out",
@@ -117,7 +130,7 @@ pub struct JournalEntry {
     pub table: Option<Arc<str>>,
     /// The rows, at most a hundred of them; a page of a pull names those in conflict only.
     pub ids: Vec<Arc<str>>,
-    /// How many rows there were.
+    /// How many rows, or settled losers, there were.
     pub rows: u64,
     /// More about it, for people; never a body.
     pub message: Option<String>,
@@ -351,6 +364,29 @@ pub(crate) fn note_rows<'k>(
     }
 }
 
+/// Notes what may be very many rows: one entry for each table, with the first ids.
+pub(crate) fn note_many<'k>(
+    tx: &mut Tx<'_>,
+    step: JournalStep,
+    keys: impl IntoIterator<Item = &'k RowKey>,
+    why: Option<&str>,
+) {
+    let mut of_tables: BTreeMap<(&Arc<str>, &Arc<str>), Happened> = BTreeMap::new();
+    for RowKey { account, table, id } in keys {
+        let entry = of_tables.entry((account, table)).or_insert_with(|| {
+            let message = why.map(str::to_owned);
+            Happened { message, ..Happened::new(step).of(table) }
+        });
+        entry.rows += 1;
+        if entry.ids.len() < IDS && entry.ids.iter().all(|noted| **noted != **id) {
+            entry.ids.push(id.as_ref().to_owned());
+        }
+    }
+    for ((account, _), entry) in of_tables {
+        tx.journal(account, entry);
+    }
+}
+
 /// Notes operations that were parked before they were sent.
 pub(crate) fn note_parked(tx: &mut Tx<'_>, parked: &[(RowKey, Parked)]) {
     note_rows(tx, parked.iter().map(|(key, why)| (key, JournalStep::Parked, Some(why.message.clone()))));
@@ -375,6 +411,11 @@ pub(crate) fn of_answer(
         (Effect::Stays, Answer::Unknown { reason, .. }) => (JournalStep::Delayed, Some(reason.clone())),
         (Effect::Stays, _) => return None,
     })
+}
+
+/// A pull of the table begins again.
+pub(crate) fn begun_again(table: &str, why: Check) -> Happened {
+    Happened::new(JournalStep::Restarted).of(table).message(why.to_string())
 }
 
 /// What a page of a pull has changed; nothing if it has changed nothing.

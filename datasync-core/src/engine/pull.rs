@@ -23,14 +23,14 @@ use crate::{
         conflict::{self, Settled},
         crossing::Request,
         joined::Requests,
-        journal::{Happened, JournalStep},
+        journal::{self, Happened, JournalStep},
         page::Effect,
         push::{self, Tries},
         scope::{self, Check, ScopeState},
         table::Table,
         tombstones, verify,
     },
-    error::{Error, ErrorKind, SyncPhase},
+    error::{Context, Error, ErrorKind, SyncPhase},
     events::SyncEvent,
     query::{Evaluator, QueryDescription},
     report::PullReport,
@@ -67,8 +67,8 @@ pub(crate) async fn pull(engine: &Arc<Engine>, table: &Arc<Table>, wanted: Wante
     let account = engine.account();
     // A sign-in that was refused is tried with the first page and not with operations.
     if wanted.push != ImplicitPush::Nothing
-        && pending(engine, &account, &table.name).await?
-        && engine.paused(&account).await?.is_none()
+        && pending(engine, &account, &table.name).await.of(&table.name).during(SyncPhase::Pull)?
+        && engine.paused(&account).await.of(&table.name).during(SyncPhase::Pull)?.is_none()
     {
         let tables = (wanted.push == ImplicitPush::Table).then(|| vec![Arc::clone(&table.name)]);
         // Whatever becomes of single operations, the pull goes on; an error here is the network's or the sign-in's.
@@ -282,6 +282,7 @@ impl Run {
         if self.was_restored(&stored).await? {
             self.state.must_check(Check::Restored);
         }
+        let why = self.state.check.unwrap_or(why);
         let (scope, note, table) = (self.scope.clone(), self.state.to_note(), Arc::clone(&self.table.name));
         let plan = move |tx: &mut Tx<'_>| {
             if tx.token(&scope)? != stored || tx.generation() != generation {
@@ -289,6 +290,7 @@ impl Run {
             }
             tx.set_token(&scope, None);
             tx.set_note(&key, Some(note.clone()));
+            tx.journal(&scope.account, journal::begun_again(&table, why));
             Ok(())
         };
         self.engine.committer.commit(Reads::default().token(self.scope.clone()), plan).await?;
@@ -401,7 +403,7 @@ impl Run {
             }
         }
         let evaluator = Arc::new(Evaluator::new(&self.query, &self.table.schema).map_err(verify::invalid)?);
-        let page_request = Arc::new(request);
+        let (page_request, restart) = (Arc::new(request), page.restart.map(Check::from));
         let token = page.token.or_else(|| expected.clone());
         loop {
             let plan = PagePlan {
@@ -415,6 +417,7 @@ impl Run {
                 page_request: Arc::clone(&page_request),
                 expected: expected.clone(),
                 token: token.clone(),
+                restart,
                 generation,
             };
             let rows = copies.keys().chain(left.keys()).map(|id| plan.key(id)).collect();

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::{
     engine::{Engine, conflict, joined::Requests, links, progress::Progress, tombstones, wave},
-    error::{Error, ErrorKind, SyncPhase},
+    error::{Context, Error, ErrorKind, SyncPhase},
     events::SyncEvent,
     report::PushReport,
     row::{Hold, Operation, RowKey},
@@ -70,7 +70,7 @@ pub(crate) async fn push(
     tables: Option<Vec<Arc<str>>>,
     tries: Tries,
 ) -> Result<PushReport, Error> {
-    let last_place = engine.store.head().await?.last_place;
+    let last_place = engine.store.head().await.during(SyncPhase::Push)?.last_place;
     let target = Target { tables, last_place, tries };
     let slot = {
         let mut pushing = engine.pushing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,7 +10,7 @@
 //! "Begins again" is one commit with the reason. The reason stays until the rows were checked, so that a pull that is cut
 //! in between is finished by a later one.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,18 @@ impl Check {
     /// Whether the service may have lost rows, for all that is known.
     pub(crate) fn may_have_lost(self) -> bool {
         matches!(self, Check::Restored | Check::Unseen)
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Check::Query => "its filter has changed",
+            Check::Expired => "the service no longer knew what had gone since the last pull",
+            Check::Age => "it was older than `full_resync_after`",
+            Check::Restored => "the service was restored from a backup",
+            Check::Unseen => "rows of it were pushed before it was pulled",
+        })
     }
 }
 

@@ -66,7 +66,7 @@ impl Tables {
         self.0.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.0.keys().map(AsRef::as_ref).collect();
             let message = format!("the client has no table `{name}`; it has {}", known.join(", "));
-            Error::new(ErrorKind::UnknownTable, message)
+            Error::new(ErrorKind::UnknownTable, message).of(name)
         })
     }
 }

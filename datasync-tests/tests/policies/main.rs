@@ -77,7 +77,7 @@ fn a_configuration_says_what_it_does_not_know() {
         ("[tables.dated.merge]\nchanged = 'min'", "dated.changed later"),
         ("[tables.cards]\nconflict = 'merge'", "cards card, dated, plain"),
         ("[tables.card]\nconflicts = 'merge'", "conflicts conflict fallback merge"),
-        ("[sync]\nloser_age = '1m'", "loser_age 3600"),
+        ("[sync]\nloser_age = '1m'", "loser_age 1h"),
         ("[sync]\nloser_age = 'soon'", "soon 30s"),
     ];
     for (config, words) in cases {

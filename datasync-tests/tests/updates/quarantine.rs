@@ -1,7 +1,7 @@
 //! What cannot be migrated waits, with everything queued for it.
 
 use datasync_core::{
-    client::{DatasyncClient, PendingState, PullOptions, PurgeOptions, Resolution, TableOptions},
+    client::{DatasyncClient, JournalStep, PendingState, PullOptions, PurgeOptions, Resolution, TableOptions},
     error::{Error, ErrorKind},
     memory::MemoryStore,
     row::{LoserCause, Row},
@@ -72,6 +72,11 @@ async fn quarantine(place: impl Place, wire: Wire, word: &str, reason: &str) {
         assert_eq!((loser, client.settled_losers().await.unwrap().len()), (1, 0));
         // Every row but the one that was migrated, and the trace of a deletion, which has no body.
         assert_eq!(quarantined.len(), 13, "{quarantined:?}");
+        let noted = client.journal(None, 100).await.unwrap().into_iter();
+        let noted: Vec<_> = noted.filter(|entry| entry.step == JournalStep::Quarantined).collect();
+        let [noted] = noted.as_slice() else { panic!("{noted:?}") };
+        assert_eq!((noted.rows, noted.ids.len()), (12, 12), "once, in the commit of the migration");
+        assert!(noted.message.as_ref().unwrap().contains(reason));
         assert!(client.conflicts().await.unwrap().is_empty());
         let waiting = client.pending().await.unwrap();
         // A change behind one that is in doubt waits for that one.

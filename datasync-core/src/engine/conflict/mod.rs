@@ -22,6 +22,7 @@ mod tests;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 pub(crate) use self::{
     merge::{Merged, clashes},
@@ -34,6 +35,7 @@ use crate::{
         Engine,
         acks::Fate,
         committer::{Reads, Tx},
+        journal::{self, JournalStep},
         table::Table,
     },
     error::Error,
@@ -323,13 +325,15 @@ pub(crate) async fn expire_losers(engine: &Engine) -> Result<(), Error> {
     loop {
         let oldest = engine.store.losers(&engine.account(), None, AT_ONCE).await?;
         let old = |loser: &SettledLoser| now.duration_since(loser.at).unsigned_abs() >= engine.settings.loser_age;
-        let old: Vec<_> =
-            oldest.iter().take_while(|loser| loser.at <= now && old(loser)).map(|loser| loser.id).collect();
+        let old = oldest.into_iter().take_while(|loser| loser.at <= now && old(loser));
+        let old: Vec<(Uuid, RowKey)> = old.map(|loser| (loser.id, loser.key)).collect();
         if old.is_empty() {
             return Ok(());
         }
         let plan = move |tx: &mut Tx<'_>| {
-            old.iter().for_each(|id| tx.remove_loser(*id));
+            old.iter().for_each(|(id, _)| tx.remove_loser(*id));
+            let keys = old.iter().map(|(_, key)| key);
+            journal::note_many(tx, JournalStep::Forgotten, keys, Some("older than `loser_age`"));
             Ok(())
         };
         engine.committer.commit(Reads::default(), plan).await?;

@@ -36,6 +36,8 @@ pub(super) struct PagePlan {
     pub(super) page_request: Arc<Request>,
     pub(super) expected: Option<DeltaToken>,
     pub(super) token: Option<DeltaToken>,
+    /// Why the service has begun the pull again, if it has.
+    pub(super) restart: Option<Check>,
     pub(super) generation: u64,
 }
 
@@ -111,6 +113,9 @@ impl PagePlan {
                 parked.push((key, why));
             }
             effects.push((Arc::clone(id), effect));
+        }
+        if let Some(why) = self.restart {
+            tx.journal(&self.scope.account, journal::begun_again(&self.table.name, why));
         }
         journal::note_page(tx, &self.scope.account, &self.table.name, &effects);
         if self.token != self.expected {
