@@ -102,7 +102,10 @@ const FAILURE: &str = "The last failure: ….";
 
 async fn rows_that_are_in_sync(store: impl Store + Clone, wire: Wire) {
     let world = World::new(store, wire).await;
-    world.says("none", true, &["It is not on this device."]).await;
+    let none = world.client.explain("note", "none").await.unwrap();
+    assert!(!none.is_known() && !none.is_in_sync());
+    let unknown = "is not known on this device: nothing of it was pulled, and nothing is queued.\n";
+    assert_eq!(none.to_string(), format!("note/none {unknown}"));
     world.table.insert(note_of("a", "marked")).await.unwrap();
     world.says("a", false, &[NO_VERSION, MADE_HERE, "Its insert waits to be sent: the next push sends it."]).await;
     world.table.push_items().await.unwrap();
@@ -238,8 +241,8 @@ async fn rows_of_an_account(store: impl Store + Clone, wire: Wire) {
     let world = World::new(store, wire).await;
     world.table.insert(note_of("a", "marked")).await.unwrap();
     world.client.sign_in("alice").await.unwrap();
-    let explained = world.says("a", true, &["It is not on this device."]).await;
-    assert!(explained.to_string().starts_with("note/a of the account `alice` is in sync."), "{explained}");
+    let explained = world.client.explain("note", "a").await.unwrap();
+    assert!(explained.to_string().starts_with("note/a of the account `alice` is not known"), "{explained}");
 }
 
 async fn rows_that_go_after_others(store: impl Store + Clone, wire: Wire) {

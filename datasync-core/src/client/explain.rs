@@ -89,25 +89,39 @@ pub struct Explanation {
     pub last_error: Option<String>,
     /// The newest entries of the journal that name it, newest first.
     pub journal: Vec<JournalEntry>,
+    /// Whether the service gives rows of its table no versions.
+    unversioned: bool,
 }
 
 impl Explanation {
+    /// Whether this device keeps anything of such a row. Of an id that is misspelt it does not.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.here.is_some()
+            || self.deleted.is_some()
+            || self.quarantine.is_some()
+            || !(self.scopes.is_empty() && self.changes.is_empty() && self.losers.is_empty() && self.journal.is_empty())
+    }
+
     /// Whether nothing of it waits to be sent and it is not held back: as far as this device knows, the service has the same.
+    /// Never of a row that is not [known](Explanation::is_known).
     #[must_use]
     pub fn is_in_sync(&self) -> bool {
-        let known = self.here.as_ref().is_none_or(|here| here.version.is_some());
-        self.changes.is_empty() && self.quarantine.is_none() && known
+        let answered = self.unversioned || self.here.as_ref().is_none_or(|here| here.version.is_some());
+        self.is_known() && self.changes.is_empty() && self.quarantine.is_none() && answered
     }
 }
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is = if self.is_in_sync() { "is in sync" } else { "is not in sync" };
         write!(f, "{}/{}", self.table, self.id)?;
         if !self.account.is_empty() {
             write!(f, " of the account `{}`", self.account)?;
         }
-        writeln!(f, " {is}.")?;
+        if !self.is_known() {
+            return writeln!(f, " is not known on this device: nothing of it was pulled, and nothing is queued.");
+        }
+        writeln!(f, " {}.", if self.is_in_sync() { "is in sync" } else { "is not in sync" })?;
         match (&self.here, &self.deleted) {
             (Some(here), _) => writeln!(f, "Here it has {here}.")?,
             (None, Some(since)) => writeln!(f, "It was deleted here, and the service has confirmed that at {since}.")?,
@@ -239,6 +253,7 @@ impl DatasyncClient {
         };
         let last_error = journal.iter().find(failed).and_then(|entry| entry.message.clone());
         journal.truncate(SHOWN);
+        let unversioned = self.engine.tables.0.get(&table).is_some_and(|table| table.unversioned);
         Ok(Explanation {
             account,
             table,
@@ -257,6 +272,7 @@ impl DatasyncClient {
             losers,
             paused,
             journal,
+            unversioned,
         })
     }
 }
