@@ -325,14 +325,14 @@ impl TransportErrorKind {
     }
 }
 
-/// An error of a transport.
-#[derive(Debug)]
+/// An error of a transport. It can be cloned, because one request may have several callers.
+#[derive(Clone, Debug)]
 pub struct TransportError {
     kind: TransportErrorKind,
     message: String,
     status: Option<u16>,
     retry_after: Option<Duration>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl TransportError {
@@ -358,7 +358,7 @@ impl TransportError {
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> TransportError {
-        self.source = Some(source.into());
+        self.source = Some(source.into().into());
         self
     }
 

@@ -1,14 +1,25 @@
 //! Tokens: got when they are needed, kept until shortly before they end, and one request for a new one at a time.
 
-use std::{error::Error as StdError, fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    error::Error as StdError,
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use datasync_core::{
     clock::Clock,
     transport::{TransportError, TransportErrorKind},
 };
-use futures::lock::Mutex;
+use futures::{
+    FutureExt,
+    future::{Either, select},
+};
 use jiff::{SignedDuration, Timestamp};
+
+use crate::joint::Joint;
 
 /// A token is renewed this long before its end, as in Datasync's `RefreshBufferTimeSpan`.
 const BUFFER: SignedDuration = SignedDuration::from_secs(120);
@@ -81,14 +92,16 @@ where
 
 /// The token in use, and the header that it goes into.
 pub(crate) struct Tokens {
-    pub(crate) provider: Box<dyn TokenProvider>,
-    pub(crate) header: String,
-    pub(crate) scheme: String,
-    pub(crate) state: Mutex<State>,
+    provider: Box<dyn TokenProvider>,
+    clock: Arc<dyn Clock>,
+    header: String,
+    scheme: String,
+    state: Mutex<State>,
+    renewal: Joint<Result<(), TransportError>>,
 }
 
 #[derive(Default)]
-pub(crate) struct State {
+struct State {
     /// Which one it is, counted from 1; 0 for none yet.
     number: u64,
     token: Option<AccessToken>,
@@ -103,6 +116,11 @@ impl State {
     fn is_not_of(&self, account: &str) -> bool {
         self.account().map_or("", |name| name) != account
     }
+
+    fn ends_soon(&self, now: Timestamp) -> bool {
+        let ends = self.token.as_ref().and_then(|token| token.expires_at);
+        ends.is_some_and(|end| now.saturating_add(BUFFER).is_ok_and(|soon| soon >= end))
+    }
 }
 
 /// A header with a token, and which token it is.
@@ -112,23 +130,34 @@ pub(crate) struct Authorization {
 }
 
 impl Tokens {
+    pub(crate) fn new(
+        provider: Box<dyn TokenProvider>,
+        clock: Arc<dyn Clock>,
+        header: String,
+        scheme: String,
+    ) -> Tokens {
+        Tokens { provider, clock, header, scheme, state: Mutex::default(), renewal: Joint::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The name of the account of the token in use; another is got if it is not the one wanted.
-    pub(crate) async fn account(&self, clock: &dyn Clock, wanted: &str) -> Result<Option<Arc<str>>, TransportError> {
-        let mut state = self.state.lock().await;
-        self.renew(&mut state, clock, Some(wanted), None).await?;
-        Ok(state.account().cloned())
+    pub(crate) async fn account(self: &Arc<Self>, wanted: &str) -> Result<Option<Arc<str>>, TransportError> {
+        self.renew(Some(wanted), None).await?;
+        Ok(self.state().account().cloned())
     }
 
     /// The header of a request of this account, or of one that belongs to none. `refused` is the number of the token that
     /// was answered with 401: if it is still the one in use, another is got.
     pub(crate) async fn authorize(
-        &self,
-        clock: &dyn Clock,
+        self: &Arc<Self>,
         account: Option<&str>,
         refused: Option<u64>,
     ) -> Result<Authorization, TransportError> {
-        let mut state = self.state.lock().await;
-        self.renew(&mut state, clock, account, refused).await?;
+        self.renew(account, refused).await?;
+        let state = self.state();
         if account.is_some_and(|account| state.is_not_of(account)) {
             return Err(other_account());
         }
@@ -139,29 +168,35 @@ impl Tokens {
         Ok(Authorization { number: state.number, header: value.map(|value| (self.header.clone(), value)) })
     }
 
-    async fn renew(
-        &self,
-        state: &mut State,
-        clock: &dyn Clock,
-        account: Option<&str>,
-        refused: Option<u64>,
-    ) -> Result<(), TransportError> {
-        let ends = state.token.as_ref().and_then(|token| token.expires_at);
-        let ending = ends.is_some_and(|end| clock.now().saturating_add(BUFFER).is_ok_and(|soon| soon >= end));
-        let other = account.is_some_and(|account| state.is_not_of(account));
-        if state.number == 0 || refused == Some(state.number) || ending || other {
-            let asked = futures::future::select(self.provider.token(), clock.sleep(PATIENCE)).await;
-            let failed = |message: &str| TransportError::new(TransportErrorKind::Connect, message);
-            state.token = match asked {
-                futures::future::Either::Left((token, _)) => token.map_err(|error| {
-                    failed("the token provider failed, so that nothing was sent").with_source(error)
-                })?,
-                futures::future::Either::Right(_) => {
-                    return Err(failed("the token provider did not answer, so that nothing was sent"));
-                }
+    /// Gets another token if the one in use will not do.
+    async fn renew(self: &Arc<Self>, account: Option<&str>, refused: Option<u64>) -> Result<(), TransportError> {
+        loop {
+            let mut own = false;
+            let question = || {
+                let state = self.state();
+                let other = account.is_some_and(|account| state.is_not_of(account));
+                let ends_soon = state.ends_soon(self.clock.now());
+                own = state.number == 0 || refused == Some(state.number) || ends_soon || other;
+                own.then(|| Arc::clone(self).another().boxed())
             };
-            state.number += 1;
+            match self.renewal.ask(question).await {
+                None => return Ok(()),
+                Some(renewed) if own || renewed.is_err() => return renewed,
+                // Somebody else has asked, and what came is looked at.
+                Some(_) => {}
+            }
         }
+    }
+
+    async fn another(self: Arc<Self>) -> Result<(), TransportError> {
+        let failed = |message: &str| TransportError::new(TransportErrorKind::Connect, message);
+        let token = match select(self.provider.token(), self.clock.sleep(PATIENCE)).await {
+            Either::Left((token, _)) => token
+                .map_err(|error| failed("the token provider failed, so that nothing was sent").with_source(error))?,
+            Either::Right(_) => return Err(failed("the token provider did not answer, so that nothing was sent")),
+        };
+        let mut state = self.state();
+        (state.number, state.token) = (state.number + 1, token);
         Ok(())
     }
 }

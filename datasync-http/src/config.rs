@@ -274,7 +274,7 @@ impl HttpTransportBuilder {
         let tokens = self
             .provider
             .take()
-            .map(|provider| Arc::new(Tokens { provider, header, scheme, state: Default::default() }));
+            .map(|provider| Arc::new(Tokens::new(provider, Arc::clone(&self.clock), header, scheme)));
         let exchange = match self.exchange.take() {
             Some(exchange) => exchange,
             None => {

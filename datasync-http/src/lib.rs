@@ -22,6 +22,7 @@ mod codec;
 mod compression;
 mod config;
 mod exchange;
+mod joint;
 mod listening;
 mod page_size;
 mod reqwest_client;

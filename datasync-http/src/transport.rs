@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex as SyncMutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -20,8 +20,8 @@ use datasync_core::{
     },
 };
 use futures::{
+    FutureExt,
     future::{Either, select},
-    lock::Mutex,
     stream::BoxStream,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -39,6 +39,7 @@ use crate::{
     compression,
     config::{HttpConfigError, HttpTransportBuilder},
     exchange::{Exchange, ExchangeError, HttpRequest, HttpResponse, HttpStream, Method},
+    joint::Joint,
     listening,
     page_size::PageSize,
     retry,
@@ -66,20 +67,25 @@ pub struct HttpTransport {
 pub(crate) type Account<'a> = Option<&'a str>;
 
 /// What was learnt of the service.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Known {
     extensions: Mutex<Option<Extensions>>,
+    asking: Joint<Result<Extensions, TransportError>>,
     /// How many operations a batch holds: halved when one is refused or lost, doubled when one went well; 0 at first.
     batch: AtomicUsize,
     page_size: PageSize,
     /// How far the service's clock is ahead of this device's.
-    offset: SyncMutex<Option<SignedDuration>>,
+    offset: Mutex<Option<SignedDuration>>,
 }
 
 /// A request that took longer says too little of when its answer was made.
 const LONGEST_TIMED: SignedDuration = SignedDuration::from_secs(10);
 
 impl Known {
+    fn extensions(&self) -> MutexGuard<'_, Option<Extensions>> {
+        self.extensions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What an answer says of the service's clock. `Date` is cut to seconds, and was written while the request was on its way,
     /// so that the middle of both is taken. Pages and redirects are not believed: they may come from a network that asks for
     /// a sign-in.
@@ -196,7 +202,7 @@ impl HttpTransport {
         };
         let mut refused = None;
         loop {
-            let authorization = tokens.authorize(&*self.clock, account, refused).await?;
+            let authorization = tokens.authorize(account, refused).await?;
             let mut request = request.clone();
             if let Some((name, value)) = authorization.header {
                 sent.add_credential(&value);
@@ -237,13 +243,21 @@ impl HttpTransport {
 
     /// What the service can do: asked once, and remembered if it was the service that answered.
     async fn extensions(&self) -> Result<Extensions, TransportError> {
-        let mut known = self.known.extensions.lock().await;
-        if let Some(extensions) = *known {
-            return Ok(extensions);
+        loop {
+            if let Some(extensions) = *self.known.extensions() {
+                return Ok(extensions);
+            }
+            let question = || self.known.extensions().is_none().then(|| self.clone().ask_extensions().boxed());
+            if let Some(answer) = self.known.asking.ask(question).await {
+                return answer;
+            }
         }
+    }
+
+    async fn ask_extensions(self) -> Result<Extensions, TransportError> {
         let (response, sent) = self.send(request::get(self.endpoints.below(capabilities::PATH)), None).await?;
         let extensions = capabilities::read(&response, &sent)?;
-        *known = Some(extensions).filter(|extensions| extensions.certain);
+        *self.known.extensions() = Some(extensions).filter(|extensions| extensions.certain);
         Ok(extensions)
     }
 
@@ -285,7 +299,7 @@ impl HttpTransport {
                 return Ok(found);
             }
             // The service has changed: it is asked once more what it can do.
-            *self.known.extensions.lock().await = None;
+            *self.known.extensions() = None;
         }
         let message = "the service declares delta pages and does not answer them";
         Err(TransportError::new(TransportErrorKind::Protocol, message))
@@ -397,7 +411,7 @@ fn common(error: TransportError, operations: usize) -> Vec<PushOutcome> {
 impl Transport for HttpTransport {
     async fn account(&self, wanted: &str) -> Result<Option<Arc<str>>, TransportError> {
         match &self.tokens {
-            Some(tokens) => tokens.account(&*self.clock, wanted).await,
+            Some(tokens) => tokens.account(wanted).await,
             None => Ok(None),
         }
     }

@@ -19,6 +19,7 @@ use std::{
 use futures::{
     FutureExt, StreamExt,
     future::{Either, select},
+    pin_mut,
     stream::FuturesUnordered,
 };
 use jiff::Timestamp;
@@ -92,24 +93,31 @@ pub(crate) async fn send(
             break;
         }
         let timer = flush.take().unwrap_or_else(|| futures::future::pending().boxed());
-        match select(under_way.next(), timer).await {
+        let came = match select(under_way.next(), timer).await {
             Either::Left((None, _)) => break,
             Either::Left((Some(outcomes), timer)) => {
                 flush = Some(if answers.is_empty() { engine.clock.sleep(FLUSH_AFTER) } else { timer });
-                for (sent, outcome) in outcomes {
-                    // Before the answer is stored: a page that left earlier may hold an older state of the row.
-                    engine.crossing.changed(&sent.key);
-                    match classify(engine, &sent, outcome) {
-                        Classed::Answer(answer) => answers.push((sent, answer)),
-                        Classed::NotFound => unseen.push(sent),
-                        Classed::Ends(answer, error) => {
-                            answers.push((sent, answer));
-                            ended = Some(error);
-                        }
-                    }
+                outcomes
+            }
+            Either::Right(_) => {
+                let stored = store_answers(engine, progress, std::mem::take(&mut answers), None);
+                let (stored, came) = beside(stored, &mut under_way).await;
+                again |= stored?;
+                flush = (!came.is_empty()).then(|| engine.clock.sleep(FLUSH_AFTER));
+                came.into_iter().flatten().collect()
+            }
+        };
+        for (sent, outcome) in came {
+            // Before the answer is stored: a page that left earlier may hold an older state of the row.
+            engine.crossing.changed(&sent.key);
+            match classify(engine, &sent, outcome) {
+                Classed::Answer(answer) => answers.push((sent, answer)),
+                Classed::NotFound => unseen.push(sent),
+                Classed::Ends(answer, error) => {
+                    answers.push((sent, answer));
+                    ended = Some(error);
                 }
             }
-            Either::Right(_) => again |= store_answers(engine, progress, std::mem::take(&mut answers), None).await?,
         }
     }
     drop(under_way);
@@ -117,6 +125,27 @@ pub(crate) async fn send(
     answers.extend(probe(engine, unseen).await);
     again |= store_answers(engine, progress, answers, ended.as_ref().map(Error::to_string)).await?;
     ended.map_or(Ok(again), Err)
+}
+
+/// Waits for a future while the others go on, and collects what they make: it may need what one of them holds.
+async fn beside<T, F: Future>(
+    future: impl Future<Output = T>,
+    others: &mut FuturesUnordered<F>,
+) -> (T, Vec<F::Output>) {
+    let mut made = Vec::new();
+    pin_mut!(future);
+    loop {
+        match select(future, others.select_next_some()).await {
+            Either::Left((done, _)) => return (done, made),
+            Either::Right((one, waiting)) => {
+                made.push(one);
+                future = waiting;
+            }
+        }
+        if others.is_empty() {
+            return (future.await, made);
+        }
+    }
 }
 
 /// What freezing has come to.
