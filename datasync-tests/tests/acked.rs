@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use datasync_core::{
-    client::{DatasyncClient, OfflineTable, PurgeOptions, Resolution, Tables, Written},
+    client::{DatasyncClient, OfflineTable, PurgeOptions, ResetOptions, Resolution, Tables, Written},
     clock::SystemClock,
     config::ConflictPolicy,
     error::{Error, ErrorKind},
@@ -43,9 +43,11 @@ enum Then {
     InConflictAndTaken,
     InConflictWithAnEdit,
     TheServiceWins,
+    TheServiceWinsWithAnEdit,
     TheClientWins,
     TheServiceHasTheSame,
     Discarded,
+    DiscardedWithAnEdit,
     Purged,
     PushedByAnotherCaller,
 }
@@ -53,7 +55,7 @@ enum Then {
 type Acked = Result<(), ErrorKind>;
 
 impl Then {
-    const ALL: [Then; 17] = [
+    const ALL: [Then; 19] = [
         Then::Pushed,
         Then::PushedWithAnEdit,
         Then::PushedWithADelete,
@@ -66,16 +68,18 @@ impl Then {
         Then::InConflictAndTaken,
         Then::InConflictWithAnEdit,
         Then::TheServiceWins,
+        Then::TheServiceWinsWithAnEdit,
         Then::TheClientWins,
         Then::TheServiceHasTheSame,
         Then::Discarded,
+        Then::DiscardedWithAnEdit,
         Then::Purged,
         Then::PushedByAnotherCaller,
     ];
 
     fn policy(self) -> ConflictPolicy {
         match self {
-            Then::TheServiceWins => ConflictPolicy::ServerWins,
+            Then::TheServiceWins | Then::TheServiceWinsWithAnEdit => ConflictPolicy::ServerWins,
             Then::TheClientWins => ConflictPolicy::ClientWins,
             _ => ConflictPolicy::Park,
         }
@@ -89,6 +93,8 @@ impl Then {
             Then::Refused => both(Err(ErrorKind::Parked)),
             Then::RefusedAndRetried | Then::InConflictAndKept => (None, Ok(())),
             Then::InConflict | Then::TheServiceWins => both(Err(ErrorKind::Conflict)),
+            Then::TheServiceWinsWithAnEdit => both(Err(ErrorKind::Conflict)),
+            Then::DiscardedWithAnEdit => (None, Err(ErrorKind::Dropped)),
             Then::InConflictAndTaken | Then::InConflictWithAnEdit => both(Err(ErrorKind::Conflict)),
             Then::Discarded | Then::Purged => both(Err(ErrorKind::Dropped)),
             _ => both(Ok(())),
@@ -123,11 +129,17 @@ impl Then {
                 client.retry("note", "a").await.unwrap();
             }
             Then::InConflict => {}
-            Then::InConflictWithAnEdit => {
+            Then::InConflictWithAnEdit | Then::TheServiceWinsWithAnEdit | Then::DiscardedWithAnEdit => {
                 fault(Fault::Lost);
                 table.push_items().await.unwrap();
                 world.elsewhere("theirs").await;
-                return vec![table.replace(note_of("a", "again")).await.unwrap()];
+                let again = table.replace(note_of("a", "again")).await.unwrap();
+                if matches!(self, Then::DiscardedWithAnEdit) {
+                    // Both are one change by then.
+                    assert_eq!(table.push_items().await.unwrap().conflicts, 1);
+                    client.discard("note", "a").await.unwrap();
+                }
+                return vec![again];
             }
             Then::InConflictAndKept | Then::InConflictAndTaken => {
                 table.push_items().await.unwrap();
@@ -318,6 +330,14 @@ async fn acked_survives_a_commit_whose_outcome_was_lost(store: impl Store + Clon
     assert_eq!(client.discard("note", "a").await.unwrap_err().kind(), ErrorKind::Store);
     table.push_items().await.unwrap();
     soon(third.acked()).await.unwrap();
+
+    // And so does a reset.
+    let fourth = table.replace(note_of("a", "d")).await.unwrap();
+    store.faults().next(StoreCall::Commit, StoreFault::Refuse);
+    let everything = ResetOptions::everything().force();
+    assert_eq!(client.reset(everything).await.unwrap_err().kind(), ErrorKind::Store);
+    table.push_items().await.unwrap();
+    soon(fourth.acked()).await.unwrap();
     assert_eq!(store.faults().left(), 0);
 }
 

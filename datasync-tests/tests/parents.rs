@@ -13,8 +13,9 @@ use datasync_core::{
 use datasync_derive::SyncEntity;
 use datasync_http::{HttpTransport, Method};
 use datasync_server::{Action, Change, DatasyncService, MemoryRepository, Repository, TableOptions};
+use datasync_testkit::{Fault as CallFault, FaultTransport, Gate, TransportCall};
 use datasync_tests::{Fault, MemoryStore, RouterExchange, Wire};
-use futures::executor::block_on;
+use futures::{FutureExt, executor::block_on};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, SyncEntity)]
@@ -61,6 +62,7 @@ struct World {
     items: OfflineTable<Item>,
     folders: OfflineTable<Folder>,
     exchange: RouterExchange,
+    transport: FaultTransport<HttpTransport>,
     rows: [MemoryRepository; 3],
     log: Arc<Mutex<Vec<String>>>,
 }
@@ -84,9 +86,10 @@ impl World {
         let written = Arc::clone(&log);
         exchange.before(move |request| note_changes(request, &mut written.lock().unwrap()));
         let transport = HttpTransport::builder("http://service").retries(0).exchange(exchange.clone()).build().unwrap();
+        let transport = FaultTransport::new(transport, SystemClock);
         let client = DatasyncClient::builder()
             .store(store)
-            .transport(transport)
+            .transport(transport.clone())
             .config(config)
             .table::<List>()
             .table::<Item>()
@@ -95,7 +98,7 @@ impl World {
             .await
             .unwrap();
         let (lists, items, folders) = (client.offline_table(), client.offline_table(), client.offline_table());
-        World { client, lists, items, folders, exchange, rows, log }
+        World { client, lists, items, folders, exchange, transport, rows, log }
     }
 
     async fn push(&self) -> datasync_core::report::PushReport {
@@ -142,6 +145,8 @@ datasync_tests::on_both_stores! {
     i07_a_parent_is_deleted_after_its_children
     i07_a_row_that_moves_counts_for_both_parents
     i07_a_tree_of_one_table_goes_from_its_root
+    i07_a_delete_in_doubt_waits_for_no_child_of_the_row_made_again
+    i07_what_is_sent_is_what_the_order_was_judged_on
     i07_rows_in_a_circle_are_parked
     i07_a_circle_behind_many_that_wait_is_found
     i07_many_children_go_in_few_waves
@@ -183,6 +188,53 @@ async fn i07_a_parent_is_deleted_after_its_children(store: impl Store, wire: Wir
     for number in 0..3 {
         assert!(world.place(&format!("DELETE i{number}")) < world.place("DELETE l"));
     }
+}
+
+async fn i07_a_delete_in_doubt_waits_for_no_child_of_the_row_made_again(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire).await;
+    for (lost, id) in [(Fault::AnswerLost, "done"), (Fault::Lost, "undone")] {
+        world.lists.insert(list(id)).await.unwrap();
+        world.push().await;
+        world.exchange.fault(|request| request.method != Method::Get, lost);
+        world.lists.delete(id).await.unwrap();
+        assert_eq!(world.push().await.waiting, 1);
+        world.lists.insert(list(id)).await.unwrap();
+        world.items.insert(item(&format!("child-of-{id}"), id)).await.unwrap();
+        world.push().await;
+        assert_eq!(world.client.pending().await.unwrap(), [], "{lost:?}");
+        assert!(world.lists.get(id).await.unwrap().is_some());
+    }
+    assert_eq!(world.rows[1].rows().len(), 2);
+}
+
+async fn i07_what_is_sent_is_what_the_order_was_judged_on(store: impl Store, wire: Wire) {
+    let world = World::new(store, wire).await;
+    for id in ["first", "second"] {
+        world.lists.insert(list(id)).await.unwrap();
+    }
+    world.items.insert_all([item("moved", "first"), item("deleted", "second")]).await.unwrap();
+    world.push().await;
+    world.items.replace(Item { title: "edited".to_owned(), ..item("moved", "first") }).await.unwrap();
+    world.lists.replace(List { name: "edited".to_owned(), ..list("second") }).await.unwrap();
+    // The operations are chosen, and the service is asked what it can do; the user goes on.
+    let (gate, open) = Gate::new();
+    world.transport.faults().next(TransportCall::Capabilities, CallFault::Late(gate));
+    let before = world.transport.faults().calls(TransportCall::Capabilities);
+    let mut push = Box::pin(world.client.push_tables(Tables::all()));
+    while world.transport.faults().calls(TransportCall::Capabilities) == before {
+        assert!((&mut push).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    world.lists.insert(list("new")).await.unwrap();
+    world.items.replace(item("moved", "new")).await.unwrap();
+    world.items.delete("deleted").await.unwrap();
+    world.lists.delete("second").await.unwrap();
+    drop(open);
+    push.await.unwrap();
+    world.push().await;
+    assert_eq!(world.client.pending().await.unwrap(), []);
+    assert!(world.place("POST new") < world.place("PUT moved"));
+    assert!(world.place("DELETE deleted") < world.place("DELETE second"));
 }
 
 async fn i07_a_row_that_moves_counts_for_both_parents(store: impl Store, wire: Wire) {

@@ -242,6 +242,78 @@ async fn i05_a_discard_waits_for_the_push_that_sends_the_row(store: impl Store, 
     assert_eq!(local_rows(&world.table).await, service_rows(&world.rows));
 }
 
+async fn i05_a_second_discard_waits_for_that_push_too(store: impl Store, wire: Wire) {
+    let world = world(store, wire).await;
+    world.queue(OperationKind::Insert, "a").await;
+    let (gate, open) = Gate::new();
+    world.transport.faults().next(TransportCall::Push, CallFault::Late(gate));
+    let mut push = Box::pin(world.table.push_items());
+    while world.transport.faults().calls(TransportCall::Push) == 0 {
+        assert!((&mut push).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    let stopped = async |discard: &mut futures::future::BoxFuture<'_, Result<(), Error>>| {
+        for _ in 0..20 {
+            assert!(discard.now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+    };
+    let mut first = world.client.discard("note", "a").boxed();
+    stopped(&mut first).await;
+    drop(first);
+    let mut second = world.client.discard("note", "a").boxed();
+    stopped(&mut second).await;
+    drop(open);
+    let (pushed, discarded) = futures::join!(push, second);
+    assert_eq!((pushed.unwrap().pushed, discarded.is_ok()), (1, true));
+    assert_eq!(local_rows(&world.table).await, service_rows(&world.rows), "it was sent: there was nothing to discard");
+}
+
+async fn i05_a_discard_believes_no_look_that_another_attempt_overtook(store: impl Store, wire: Wire) {
+    let world = world(store, wire).await;
+    let faults = world.transport.faults();
+    world.queue(OperationKind::Insert, "a").await;
+    let (answer, open_answer) = Gate::new();
+    faults.next(TransportCall::Push, CallFault::Late(answer));
+    world.exchange.fault(changes, Fault::Status(503));
+    let mut push = Box::pin(world.table.push_items());
+    while faults.calls(TransportCall::Push) == 0 {
+        assert!((&mut push).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    let (look, open_look) = Gate::new();
+    faults.next(TransportCall::Fetch, CallFault::Hold(look));
+    let mut discard = Box::pin(world.client.discard("note", "a"));
+    for _ in 0..20 {
+        assert!((&mut discard).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    drop(open_answer);
+    assert_eq!(push.await.unwrap().waiting, 1);
+    while faults.calls(TransportCall::Fetch) == 0 {
+        assert!((&mut discard).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    // The look has found nothing, and is still on its way when the next attempt is.
+    let (attempt, open_attempt) = Gate::new();
+    faults.next(TransportCall::Push, CallFault::Late(attempt));
+    let mut push = Box::pin(world.client.push_tables(Tables::all()));
+    while faults.calls(TransportCall::Push) < 2 {
+        assert!((&mut push).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    drop(open_look);
+    for _ in 0..20 {
+        assert!((&mut discard).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    drop(open_attempt);
+    let (pushed, discarded) = futures::join!(push, discard);
+    assert_eq!(pushed.unwrap().pushed, 1);
+    discarded.unwrap();
+    assert_eq!(local_rows(&world.table).await, service_rows(&world.rows), "what was sent is not dropped here");
+}
+
 async fn i09_every_change_says_what_it_waits_for(store: impl Store, wire: Wire) {
     let world = world(store, wire).await;
     // Refused, in conflict, waiting, ready.
@@ -334,6 +406,8 @@ datasync_tests::on_both_stores! {
     i05_a_discard_finds_a_conflict
     i05_a_discard_without_a_network_changes_nothing
     i05_a_discard_waits_for_the_push_that_sends_the_row
+    i05_a_second_discard_waits_for_that_push_too
+    i05_a_discard_believes_no_look_that_another_attempt_overtook
     i09_every_change_says_what_it_waits_for
     i08_an_export_has_all_that_support_needs
 }

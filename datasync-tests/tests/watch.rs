@@ -6,7 +6,7 @@ use datasync_core::{
 };
 use datasync_redb::RedbStore;
 use datasync_server::MemoryRepository;
-use datasync_testkit::{Fault, FaultStore, StoreCall};
+use datasync_testkit::{Fault, FaultStore, Gate, StoreCall};
 use datasync_tests::{Note, RouterExchange, Wire, client, note_of, notes, service};
 use futures::{FutureExt, StreamExt, stream::BoxStream};
 
@@ -23,6 +23,26 @@ fn is_quiet(results: &mut Results) -> bool {
 
 fn ranked(id: &str, rank: i64) -> Note {
     Note { rank, ..note_of(id, id) }
+}
+
+#[tokio::test]
+async fn i22_a_write_that_was_dropped_and_still_happens_is_told() {
+    let store = FaultStore::new(MemoryStore::new(), SystemClock);
+    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100, Wire::Extended));
+    let client = client(store.clone(), &exchange, ConflictPolicy::Park).await;
+    let table = notes(&client);
+    let mut all = table.query().watch();
+    assert!(next(&mut all).await.is_empty());
+    let (gate, open) = Gate::new();
+    store.faults().next(StoreCall::Commit, Fault::Hold(gate));
+    let mut insert = Box::pin(table.insert(ranked("a", 1)));
+    while store.faults().left() > 0 {
+        assert!((&mut insert).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    drop(insert);
+    drop(open);
+    assert_eq!(next(&mut all).await, ["a"], "nobody else polls the commit on");
 }
 
 async fn a_live_query_shows_what_concerns_it(store: impl Store + Clone) {

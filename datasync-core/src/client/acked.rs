@@ -113,11 +113,15 @@ impl Queued {
                 return Err(Error::caused(ErrorKind::Store, message, closed));
             };
             // From before the look at the row on, so that no commit is missed between the two.
-            let next = engine.committer.acks().wait(key);
+            let acks = engine.committer.acks();
+            let next = acks.wait(key);
+            // Whoever wrote last may have gone away before its commit was made.
+            engine.committer.settle().await;
+            let place = acks.stands_for(place);
             let row = engine.store.get(std::slice::from_ref(key)).await?.pop().flatten();
             let operations = row.iter().flat_map(|row| &row.operations);
             if !operations.clone().any(|queued| queued.place == place) {
-                if let Some(fate) = engine.committer.acks().lost(key, place) {
+                if let Some(fate) = acks.lost(key, place) {
                     return Err(lost(key, fate));
                 }
                 // What took it in is queued yet.
@@ -161,7 +165,7 @@ fn lost(key: &RowKey, fate: Fate) -> Error {
         Fate::Discarded => (ErrorKind::Dropped, "was discarded before the service had it"),
         Fate::Purged => (ErrorKind::Dropped, "was dropped by a forced purge before the service had it"),
         Fate::Adopted => (ErrorKind::OtherAccount, "was moved, with its row, to the account that has signed in since"),
-        Fate::Stored | Fate::Collapsed | Fate::Dropped => {
+        Fate::Stored | Fate::Collapsed(_) | Fate::Dropped => {
             (ErrorKind::Dropped, "was dropped with its table or account before it was asked for")
         }
     };

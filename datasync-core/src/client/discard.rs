@@ -15,7 +15,7 @@ use crate::{
         table::Tables,
     },
     error::{Context, Error, ErrorKind, SyncPhase},
-    row::{Hold, ParkReason, Parked, RowKey},
+    row::{Hold, Operation, ParkReason, Parked, RowKey},
 };
 
 /// How many operations in doubt are looked at in one call.
@@ -192,8 +192,8 @@ async fn settle_doubt(engine: &Engine, key: &RowKey) -> Result<(), Error> {
         Ok(Some((first, stopped)))
     };
     let Some((first, stopped)) = engine.committer.commit(reads, stop).await? else { return Ok(()) };
-    if first.hold == Hold::Ready {
-        // It may be on its way: its answer says more than a look at the row would.
+    if first.hold == Hold::Ready || first.hold == self::stopped() {
+        // It may be on its way, also if another look has stopped it: its answer says more than a look at the row would.
         engine.await_push(&key.account).await;
     }
     let table = Arc::clone(engine.tables.get(&key.table)?);
@@ -205,15 +205,16 @@ async fn settle_doubt(engine: &Engine, key: &RowKey) -> Result<(), Error> {
     let failed = looked.as_ref().err().map(|_| first.hold.clone());
     let answer = looked.as_ref().ok().cloned();
     let plan = move |tx: &mut Tx<'_>| {
+        let Some(mut row) = tx.row(&of)? else { return Ok(()) };
+        let is_stopped = |operation: &&mut Operation| {
+            operation.place == first.place && operation.in_doubt() && operation.hold == stopped
+        };
+        // One that was sent meanwhile may be on its way again: what was seen says nothing of that.
+        let Some(operation) = row.operations.first_mut().filter(is_stopped) else { return Ok(()) };
         if let Some(answer) = &answer {
             return answer::apply(tx, &table, &of, first.place, true, answer).map(drop);
         }
-        let Some(mut row) = tx.row(&of)? else { return Ok(()) };
-        let operation = row.operations.first_mut().filter(|operation| operation.place == first.place);
-        if let (Some(operation), Some(before)) = (operation, &failed)
-            && operation.in_doubt()
-            && operation.hold == stopped
-        {
+        if let Some(before) = &failed {
             operation.hold = before.clone();
             tx.put(&of, row);
         }

@@ -385,7 +385,8 @@ pub(super) async fn states(engine: &Engine, queued: &[QueuedOperation]) -> Resul
     }
     let operations: Vec<(RowKey, Operation)> =
         queued.iter().map(|queued| (queued.key.clone(), queued.operation.clone())).collect();
-    let blockers = links::blockers(engine, &operations).await?;
+    let judged = links::judge(engine, &operations).await?;
+    let blockers = judged.into_iter().map(|judged| judged.blocker);
     for (change, blocker) in changes.iter_mut().zip(blockers) {
         if let (Some(RowKey { table, id, .. }), true) = (blocker, change.moves_by_itself()) {
             change.state = PendingState::Blocked { table, id };

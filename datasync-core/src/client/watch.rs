@@ -31,7 +31,11 @@ impl Live {
     async fn next(&mut self) -> Result<Records, Error> {
         loop {
             match &self.watcher {
-                Some(watcher) => watcher.changed().await,
+                Some(watcher) => {
+                    watcher.changed().await;
+                    // Whoever wrote may have gone away before its commit was made.
+                    self.engine.committer.settle().await;
+                }
                 None => {
                     let evaluator = Evaluator::new(&self.query, &self.table.schema).map_err(invalid_query)?;
                     // From before the first look on, so that no change is between them.

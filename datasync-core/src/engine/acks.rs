@@ -29,8 +29,8 @@ use crate::{
 pub(crate) enum Fate {
     /// The service has it, or already had the same, or has nothing left to learn from it.
     Stored,
-    /// It has become a part of the change queued before it.
-    Collapsed,
+    /// It has become a part of the change of this place, which was queued before it.
+    Collapsed(u64),
     /// A conflict ended with the service's copy.
     Overruled,
     /// The row was deleted here before its insert was sent.
@@ -59,6 +59,8 @@ pub(crate) struct Acks {
 struct State {
     /// Changes that left the queue without the service having them, by place.
     lost: BTreeMap<u64, Fate>,
+    /// Changes that have become a part of another one, and its place.
+    joined: BTreeMap<u64, u64>,
     /// What was removed as a whole, and the last place that was queued then.
     cleared: Vec<(Clear, u64)>,
     waiting: BTreeMap<RowKey, Vec<oneshot::Sender<()>>>,
@@ -88,12 +90,12 @@ impl Acks {
     pub(crate) fn commit<'a>(&'a self, changes: &Changes<'a>) -> Commit<'a> {
         let mut state = self.state();
         if Arc::strong_count(&self.held) == 1 {
-            state.lost.clear();
-            state.cleared.clear();
+            *state = State { waiting: std::mem::take(&mut state.waiting), ..State::default() };
         } else {
             state.note(changes);
         }
-        Commit { acks: self, rows: changes.after, clear: changes.clear }
+        let cleared = state.cleared.len();
+        Commit { acks: self, rows: changes.after, clear: changes.clear, cleared }
     }
 
     /// Why a change that is no longer queued has left, if the service does not have it.
@@ -102,6 +104,12 @@ impl Acks {
         let cleared = |(clear, last): &(Clear, u64)| place <= *last && clear.includes(&key.account, &key.table);
         let cleared = || state.cleared.iter().any(cleared).then_some(Fate::Dropped);
         state.lost.get(&place).copied().or_else(cleared)
+    }
+
+    /// The change that a change has become a part of, or itself.
+    pub(crate) fn stands_for(&self, place: u64) -> u64 {
+        let state = self.state();
+        std::iter::successors(Some(place), |place| state.joined.get(place).copied()).last().unwrap_or(place)
     }
 
     /// Waits for the next commit that changes the row, from now on.
@@ -144,7 +152,8 @@ impl State {
 
     fn left(&mut self, place: u64, fates: &BTreeMap<u64, Fate>) {
         match fates.get(&place).copied().unwrap_or(Fate::Dropped) {
-            Fate::Stored | Fate::Collapsed => _ = self.lost.remove(&place),
+            Fate::Stored => _ = self.lost.remove(&place),
+            Fate::Collapsed(into) => _ = self.joined.insert(place, into),
             fate => _ = self.lost.insert(place, fate),
         }
     }
@@ -155,6 +164,16 @@ pub(crate) struct Commit<'a> {
     acks: &'a Acks,
     rows: &'a BTreeMap<RowKey, Option<Row>>,
     clear: &'a [Clear],
+    /// How much was cleared with it, and before it.
+    cleared: usize,
+}
+
+impl Commit<'_> {
+    /// It is certain that it was not made.
+    pub(crate) fn not_made(&self) {
+        let kept = self.cleared.saturating_sub(self.clear.len());
+        self.acks.state().cleared.truncate(kept);
+    }
 }
 
 impl Drop for Commit<'_> {

@@ -370,8 +370,8 @@ fn conflict(tx: &mut Tx<'_>, table: &Table, key: &RowKey, row: &mut Row, doubted
 /// An insert that was refused and has been deleted again becomes the deletion.
 fn still_delete(tx: &mut Tx<'_>, row: &mut Row) {
     let Some(second) = row.operations.pop() else { return };
-    tx.fate(second.place, Fate::Collapsed);
     if let Some(first) = row.operations.first_mut() {
+        tx.fate(second.place, Fate::Collapsed(first.place));
         let (kind, phase, hold) = (OperationKind::Delete, Phase::Refused, Hold::Ready);
         *first = Operation { kind, phase, hold, key: tx.new_key(), place: first.place, ..second };
     }

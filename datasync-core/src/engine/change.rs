@@ -245,7 +245,7 @@ pub(crate) fn refuse(tx: &mut Tx<'_>, table: &Table, row: &mut Row) -> bool {
     first.key = tx.new_key();
     first.hold = Hold::Ready;
     let Some(second) = second else { return true };
-    tx.fate(second.place, Fate::Collapsed);
+    tx.fate(second.place, Fate::Collapsed(first.place));
     // It may be parked for a parent that is gone.
     first.hold = second.hold;
     first.edited = second.edited;

@@ -178,6 +178,17 @@ impl Committer {
         reads: Reads,
         plan: impl FnMut(&mut Tx<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        let mut gone = Gone { parts: &self.parts, armed: true };
+        let outcome = self.outcome(reads, plan).await;
+        gone.armed = false;
+        outcome
+    }
+
+    async fn outcome<T: Send + 'static>(
+        &self,
+        reads: Reads,
+        plan: impl FnMut(&mut Tx<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let (done, mut receiver) = oneshot::channel();
         self.state().pending.push(Box::new(MemberOf { reads, plan, outcome: None, done }));
         loop {
@@ -235,6 +246,22 @@ impl Committer {
             state.running = None;
             state.head = head;
             state.last_place = head.map_or(0, |head| head.last_place).max(state.last_place);
+        }
+    }
+}
+
+/// A caller that goes away may leave a commit that nobody polls on, and that is made in the end: whoever waits settles it,
+/// and looks.
+struct Gone<'c> {
+    parts: &'c Parts,
+    armed: bool,
+}
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.parts.watchers.wake();
+            self.parts.acks.wake_all();
         }
     }
 }
@@ -305,14 +332,18 @@ async fn attempt(
             last_place: group.last_place,
         };
         let under_way = parts.watchers.commit();
-        let _decided = parts.acks.commit(&Changes {
+        let decided = parts.acks.commit(&Changes {
             before: &snapshot.rows,
             after: &group.rows,
             fates: &group.fates,
             clear: &group.clear,
             created: known.last_place + 1..group.last_place + 1,
         });
-        if commit(store, &parts.tables, &group, next).await? {
+        let made = commit(store, &parts.tables, &group, next).await;
+        if !made.as_ref().is_ok_and(|made| *made) && !made.as_ref().is_err_and(Error::is_unknown_outcome) {
+            decided.not_made();
+        }
+        if made? {
             news.iter().for_each(|note| parts.service.stored(note));
             parts.journal.stored(additions);
             let everybody = group.present.is_some() || !group.clear.is_empty();

@@ -134,13 +134,21 @@ fn named<'t>(
     table.parents.iter().filter_map(parent)
 }
 
-/// For each operation the row that must go before it, if there is one.
-pub(crate) async fn blockers(engine: &Engine, queued: &[(RowKey, Operation)]) -> Result<Vec<Option<RowKey>>, Error> {
+/// What the order asks of an operation.
+pub(crate) struct Judged {
+    /// The row that must go before it, if there is one.
+    pub(crate) blocker: Option<RowKey>,
+    /// The revision of the row as it was looked at, if it may name a parent.
+    pub(crate) revision: Option<u64>,
+}
+
+/// For each operation whether another row must go before it.
+pub(crate) async fn judge(engine: &Engine, queued: &[(RowKey, Operation)]) -> Result<Vec<Judged>, Error> {
     let tables = &engine.tables;
     let table = |key: &RowKey| tables.0.get(&key.table).map(AsRef::as_ref);
     let linked = |key: &RowKey| table(key).is_some_and(|table: &Table| !table.parents.is_empty());
-    let children: Vec<RowKey> = queued.iter().map(|(key, _)| key.clone()).filter(linked).collect();
-    let rows = rows(engine, children).await?;
+    let read = queued.iter().filter(|(key, operation)| linked(key) || operation.in_doubt());
+    let rows = rows(engine, read.map(|(key, _)| key.clone()).collect()).await?;
     let mut parents = BTreeSet::new();
     for (key, operation) in queued {
         if let (Some(table), Some(row)) = (table(key), rows.get(key)) {
@@ -148,22 +156,21 @@ pub(crate) async fn blockers(engine: &Engine, queued: &[(RowKey, Operation)]) ->
         }
     }
     let parents = self::rows(engine, parents.into_iter().collect()).await?;
-    let is_made_first = |parent: &RowKey| {
-        parents.get(parent).is_some_and(|row| row.operations.iter().any(|operation| creates(operation.kind)))
-    };
-    let mut blockers = Vec::with_capacity(queued.len());
+    let is_made = |row: &Row| row.operations.iter().any(|operation| creates(operation.kind));
+    let is_made_first = |parent: &RowKey| parents.get(parent).is_some_and(is_made);
+    let mut judged = Vec::with_capacity(queued.len());
     for (key, operation) in queued {
-        let Some(table) = table(key) else {
-            blockers.push(None);
-            continue;
-        };
-        blockers.push(match rows.get(key) {
-            _ if operation.kind == OperationKind::Delete => queued_child(engine, table, key).await?,
-            Some(row) => named(table, key, row, operation).find(is_made_first),
+        let row = rows.get(key);
+        let blocker = match table(key) {
             None => None,
-        });
+            // The row is made again behind it, and it is that what children wait for.
+            Some(_) if operation.kind == OperationKind::Delete && row.is_some_and(is_made) => None,
+            Some(table) if operation.kind == OperationKind::Delete => queued_child(engine, table, key).await?,
+            Some(table) => row.and_then(|row| named(table, key, row, operation).find(is_made_first)),
+        };
+        judged.push(Judged { blocker, revision: row.filter(|_| linked(key)).map(|row| row.revision) });
     }
-    Ok(blockers)
+    Ok(judged)
 }
 
 async fn rows(engine: &Engine, keys: Vec<RowKey>) -> Result<BTreeMap<RowKey, Row>, Error> {
@@ -250,7 +257,8 @@ pub(crate) async fn park_cycles(
     for (key, operation) in blocked {
         let mut path: Vec<(RowKey, Operation)> = vec![(key.clone(), operation.clone())];
         while let Some(last) = path.last().filter(|(key, _)| !known.contains(key)) {
-            let Some(next) = blockers(engine, std::slice::from_ref(last)).await?.pop().flatten() else { break };
+            let judged = judge(engine, std::slice::from_ref(last)).await?.pop();
+            let Some(next) = judged.and_then(|judged| judged.blocker) else { break };
             if let Some(start) = path.iter().position(|(key, _)| *key == next) {
                 let circle = path.iter().skip(start).map(|(key, _)| key.clone()).collect();
                 parked.extend(park_cycle(engine, circle).await?);

@@ -10,7 +10,14 @@ use futures::FutureExt;
 use jiff::Timestamp;
 
 use crate::{
-    engine::{Engine, conflict, joined::Requests, links, progress::Progress, tombstones, wave},
+    engine::{
+        Engine, conflict,
+        joined::Requests,
+        links::{self, Judged},
+        progress::Progress,
+        tombstones,
+        wave::{self, Selected},
+    },
     error::{Context, Error, ErrorKind, SyncPhase},
     events::SyncEvent,
     report::PushReport,
@@ -92,6 +99,8 @@ impl Engine {
 }
 
 async fn run(engine: Arc<Engine>, account: Arc<str>, requests: Requests<Target>) -> Result<PushReport, Error> {
+    // Whoever wrote may have gone away before its commit was made.
+    engine.committer.settle().await;
     #[cfg(feature = "metrics")]
     engine.measure(&account).await;
     let paused = engine.paused(&account).await?.is_some();
@@ -249,8 +258,8 @@ impl Run {
             request.after = last.operation.place;
             let ready = queued.into_iter().map(|queued| (queued.key, queued.operation));
             let ready: Vec<_> = ready.filter(|(key, operation)| self.may_send(key, operation, now)).collect();
-            let blockers = links::blockers(engine, &ready).await?;
-            let blocked = ready.into_iter().zip(blockers).filter(|(_, blocker)| blocker.is_some());
+            let judged = links::judge(engine, &ready).await?;
+            let blocked = ready.into_iter().zip(judged).filter(|(_, judged)| judged.blocker.is_some());
             let blocked: Vec<_> = blocked.map(|(blocked, _)| blocked).collect();
             parked.extend(links::park_cycles(engine, &blocked).await?);
         }
@@ -285,9 +294,9 @@ impl Run {
     }
 
     /// The next operations that may be sent, at most a wave of them and at most one a row.
-    async fn select(&mut self, engine: &Engine) -> Result<Vec<(RowKey, Operation)>, Error> {
+    async fn select(&mut self, engine: &Engine) -> Result<Vec<Selected>, Error> {
         let limit = engine.settings.wave_size;
-        let mut selected: Vec<(RowKey, Operation)> = Vec::new();
+        let mut selected = Vec::new();
         while selected.is_empty() {
             let account = Arc::clone(&self.account);
             let tables = Some(tables(engine, &self.targets));
@@ -303,11 +312,11 @@ impl Run {
                     ready.push((key, operation));
                 }
             }
-            let blockers = links::blockers(engine, &ready).await?;
-            for ((key, operation), blocker) in ready.into_iter().zip(blockers) {
+            let judged = links::judge(engine, &ready).await?;
+            for ((key, operation), Judged { blocker, revision }) in ready.into_iter().zip(judged) {
                 if blocker.is_none() {
                     self.tried = self.tried.max(operation.place);
-                    selected.push((key, operation));
+                    selected.push(Selected { key, operation, revision });
                     continue;
                 }
                 self.passed += 1;

@@ -46,6 +46,15 @@ const FLUSH_AFTER: Duration = Duration::from_millis(100);
 /// After how many failures of the service an operation is parked, if the service answers others.
 const MOST_FAILURES: u32 = 10;
 
+/// An operation that may be sent, as it was when that was judged.
+#[derive(Clone, Debug)]
+pub(crate) struct Selected {
+    pub(crate) key: RowKey,
+    pub(crate) operation: Operation,
+    /// The revision of the row, if it may name a parent.
+    pub(crate) revision: Option<u64>,
+}
+
 /// An operation on its way.
 #[derive(Clone, Debug)]
 struct Sent {
@@ -63,12 +72,12 @@ struct Sent {
 pub(crate) async fn send(
     engine: &Engine,
     progress: &mut Progress,
-    selected: Vec<(RowKey, Operation)>,
+    selected: Vec<Selected>,
     capabilities: Capabilities,
 ) -> Result<bool, Error> {
     let operations = selected.len();
-    let Frozen { sent: frozen, parked } = freeze(engine, selected, capabilities.patch).await?;
-    progress.left(operations.saturating_sub(frozen.len() + parked.len()) as u64);
+    let Frozen { sent: frozen, parked, again: left_out } = freeze(engine, selected, capabilities.patch).await?;
+    progress.left(operations.saturating_sub(frozen.len() + parked.len() + left_out) as u64);
     for (key, why) in &parked {
         progress.parked(engine, key, why);
     }
@@ -77,7 +86,7 @@ pub(crate) async fn send(
     let mut answers: Vec<(Sent, Answer)> = Vec::new();
     let mut unseen = Vec::new();
     let mut ended: Option<Error> = None;
-    let mut again = false;
+    let mut again = left_out > 0;
     let mut flush = None;
     loop {
         while ended.is_none() && under_way.len() < engine.settings.parallel_operations {
@@ -154,16 +163,18 @@ struct Frozen {
     sent: Vec<Sent>,
     /// What cannot be sent, and why.
     parked: Vec<(RowKey, Parked)>,
+    /// How many have to be judged once more.
+    again: usize,
 }
 
 /// Freezes what is sent (I5); operations that changed since they were selected are left out.
-async fn freeze(engine: &Engine, selected: Vec<(RowKey, Operation)>, patches: bool) -> Result<Frozen, Error> {
-    let rows = selected.iter().map(|(key, _)| key.clone()).collect();
+async fn freeze(engine: &Engine, selected: Vec<Selected>, patches: bool) -> Result<Frozen, Error> {
+    let rows = selected.iter().map(|selected| selected.key.clone()).collect();
     let tables = Arc::clone(&engine.tables);
     let plan = move |tx: &mut Tx<'_>| {
         let mut frozen = Frozen::default();
-        for (key, seen) in &selected {
-            freeze_one(tx, &tables, key, seen, patches, &mut frozen)?;
+        for selected in &selected {
+            freeze_one(tx, &tables, selected, patches, &mut frozen)?;
         }
         journal::note_parked(tx, &frozen.parked);
         Ok(frozen)
@@ -174,11 +185,11 @@ async fn freeze(engine: &Engine, selected: Vec<(RowKey, Operation)>, patches: bo
 fn freeze_one(
     tx: &mut Tx<'_>,
     tables: &Tables,
-    key: &RowKey,
-    seen: &Operation,
+    selected: &Selected,
     patches: bool,
     frozen: &mut Frozen,
 ) -> Result<(), Error> {
+    let Selected { key, operation: seen, revision } = selected;
     let Some(mut row) = tx.row(key)? else { return Ok(()) };
     let (record, base) = (row.record.clone(), row.base.clone());
     let table = tables.get(&key.table)?;
@@ -188,6 +199,13 @@ fn freeze_one(
         return Ok(());
     }
     let doubted = operation.in_doubt();
+    let other_kind = !table.children.is_empty() && operation.kind != seen.kind;
+    let edited = revision.is_some_and(|revision| revision != row.revision);
+    if !doubted && (other_kind || edited) {
+        // Other rows may have to go before what it is since (I7).
+        frozen.again += 1;
+        return Ok(());
+    }
     let now = tx.service_time();
     if !doubted {
         let unguarded = operation.kind != OperationKind::Insert && operation.version.is_none() && !table.unversioned;
