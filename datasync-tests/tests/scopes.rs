@@ -437,7 +437,12 @@ async fn pull_tables_takes_the_queries_of_the_configuration(store: impl Store, w
     assert_eq!(reports["note"].inserted, 8);
     assert!(client.pending().await.unwrap().is_empty(), "pushed first");
     assert_eq!(client.pull_tables(["film"]).await.unwrap_err().kind(), ErrorKind::UnknownTable);
-    for (wrong, said) in [("filter = 'rank lt'", "tables.note.filter"), ("query_id = '-'", "tables.note.query_id")] {
+    for (wrong, said) in [
+        ("filter = 'nope lt 1'", "no property `nope`"),
+        ("filter = 'scroll lt 1'", "stays on the device"),
+        ("filter = 'rank lt'", "tables.note.filter"),
+        ("query_id = '-'", "tables.note.query_id"),
+    ] {
         let config = SyncConfig::from_toml(&format!("[tables.note]\n{wrong}")).unwrap();
         let error = client_over(MemoryStore::new(), exchange.clone()).config(config).build().await.unwrap_err();
         assert!(error.to_string().contains(said), "{error}");

@@ -9,12 +9,14 @@ use std::{
     time::Duration,
 };
 
-use datasync_core::client::DatasyncClient;
+use datasync_core::{
+    client::DatasyncClient,
+    clock::{Clock as _, SystemClock},
+};
 use datasync_http::{AccessToken, HttpTransport};
 use datasync_server::MemoryRepository;
 use datasync_tests::{MemoryStore, Note, RouterExchange, Wire, note_of, notes, service};
 use futures::FutureExt;
-use jiff::Timestamp;
 use tokio::{sync::Semaphore, time::timeout};
 
 /// Longer than everything here takes if it ends at all.
@@ -43,7 +45,7 @@ async fn signed_in(exchange: &RouterExchange, provider: &Arc<Provider>) -> Datas
         async move {
             provider.asked.fetch_add(1, Ordering::SeqCst);
             provider.permits.acquire().await?.forget();
-            Ok(Some(AccessToken::new("token").expires_at(Timestamp::now())))
+            Ok(Some(AccessToken::new("token").expires_at(SystemClock.now())))
         }
     };
     let transport = HttpTransport::builder("http://service").retries(0).exchange(exchange.clone());

@@ -2,7 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use datasync_core::{
-    clock::SystemClock, config::ConflictPolicy, error::Error, memory::MemoryStore, query::Query, store::Store,
+    clock::SystemClock,
+    config::ConflictPolicy,
+    error::{Error, ErrorKind},
+    memory::MemoryStore,
+    query::Query,
+    store::Store,
 };
 use datasync_redb::RedbStore;
 use datasync_server::MemoryRepository;
@@ -23,6 +28,20 @@ fn is_quiet(results: &mut Results) -> bool {
 
 fn ranked(id: &str, rank: i64) -> Note {
     Note { rank, ..note_of(id, id) }
+}
+
+#[tokio::test]
+async fn a_live_query_is_told_that_its_client_was_closed() {
+    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100, Wire::Extended));
+    let client = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
+    let mut all = notes(&client).query().watch();
+    let mut conflicts = client.conflict_stream();
+    assert!(next(&mut all).await.is_empty() && conflicts.next().now_or_never().is_none());
+    client.close().await.unwrap();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(10), all.next()).await.expect("it is told");
+    assert_eq!(ended.unwrap().unwrap_err().kind(), ErrorKind::Store);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(10), conflicts.next()).await.expect("it is told");
+    assert_eq!(ended.unwrap().unwrap_err().kind(), ErrorKind::Store);
 }
 
 #[tokio::test]

@@ -19,8 +19,9 @@ mod run;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use futures::{
+    StreamExt,
     future::{Either, select},
-    pin_mut,
+    pin_mut, stream,
 };
 use jiff::Timestamp;
 
@@ -74,13 +75,14 @@ impl AutoSync {
         self
     }
 
-    /// How long local writes are collected before they are pushed.
+    /// How long local writes are collected before they are pushed: an hour at most.
     pub fn push_after(mut self, wait: Duration) -> AutoSync {
         self.push_after = wait;
         self
     }
 
-    /// How often is pulled although nobody told of a change.
+    /// How often is pulled although nobody told of a change: from a second to a year. It is also the longest wait after
+    /// failures.
     pub fn pull_every(mut self, interval: Duration) -> AutoSync {
         self.pull_every = interval;
         self
@@ -90,6 +92,16 @@ impl AutoSync {
     pub fn network(mut self, network: &NetworkSignal) -> AutoSync {
         self.network = network.clone();
         self
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let range = |name: &str, value: Duration, least: Duration, most: Duration| {
+            let message = || format!("`{name}` is {value:?}: it must be from {least:?} to {most:?}");
+            let fits = (least..=most).contains(&value);
+            fits.then_some(()).ok_or_else(|| Error::new(ErrorKind::InvalidConfig, message()))
+        };
+        range("push_after", self.push_after, Duration::ZERO, Duration::from_secs(3_600))?;
+        range("pull_every", self.pull_every, Duration::from_secs(1), Duration::from_secs(365 * 86_400))
     }
 }
 
@@ -135,8 +147,11 @@ impl DatasyncClient {
     /// # Errors
     ///
     /// It ends only with what no waiting mends: [`ErrorKind::Store`], but for a disk that is full or fails,
-    /// [`ErrorKind::UnknownTable`], [`ErrorKind::InvalidQuery`].
+    /// [`ErrorKind::UnknownTable`], [`ErrorKind::InvalidConfig`] if an interval is out of its range.
     pub async fn run(&self, options: AutoSync) -> Error {
+        if let Err(error) = options.check() {
+            return error;
+        }
         Run::new(self, options).go_on().await
     }
 
@@ -145,8 +160,8 @@ impl DatasyncClient {
     ///
     /// # Errors
     ///
-    /// That of the push if the service cannot be reached or refuses the sign-in; else that of the first table whose pull
-    /// failed, after the others were pulled. None if the time was over before.
+    /// That of the push if the service cannot be reached or refuses the sign-in; else that of the first table whose pull the
+    /// service failed, after the others were pulled. None if the time was over before.
     pub async fn sync_until(&self, deadline: Timestamp) -> Result<SyncReport, Error> {
         let left = Duration::try_from(deadline.duration_since(self.engine.clock.now())).unwrap_or_default();
         let mut report = SyncReport::default();
@@ -155,9 +170,12 @@ impl DatasyncClient {
         }
         let sync = async {
             report.push = Some(push::push(&self.engine, self.engine.account(), None, Tries::Waiting).await?);
+            let tables: Vec<Arc<str>> = self.engine.tables.0.keys().cloned().collect();
+            let pulls = tables.into_iter().map(|table| self.pull_tables([table]));
+            let mut pulls = stream::iter(pulls).buffered(self.engine.settings.parallel_pulls);
             let mut failed = None;
-            for table in self.engine.tables.0.keys() {
-                match self.pull_tables([Arc::clone(table)]).await {
+            while let Some(pulled) = pulls.next().await {
+                match pulled {
                     Ok(pulled) => report.pulls.extend(pulled),
                     Err(error) if error.kind() == ErrorKind::Service => _ = failed.get_or_insert(error),
                     Err(error) => return Err(error),

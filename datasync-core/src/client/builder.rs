@@ -8,6 +8,7 @@ use crate::{
     client::{
         DatasyncClient, codec, migrate,
         progress::{OpeningProgress, Told},
+        pull::check_filter,
         reindex::reindex,
         resolver::{ConflictResolver, erase},
         row_type::RowType,
@@ -244,6 +245,9 @@ impl ClientBuilder {
             let rules = Rules { resolver, readable, ..self.config.rules(&schema)? };
             let fingerprint = schema.fingerprint();
             let (pulled, query_id) = self.config.pulled(&name)?;
+            check_filter(&schema, &pulled).map_err(|why| {
+                Error::new(ErrorKind::InvalidConfig, format!("the configuration: `tables.{name}.filter`: {why}"))
+            })?;
             let unversioned = self.config.tables.get(&*name).is_some_and(|section| section.unversioned);
             let migrations = Migrations(in_order(&name, migrations)?);
             let table = Table {

@@ -171,7 +171,7 @@ impl DatasyncClient {
         self.engine.events.subscribe()
     }
 
-    /// Closes the store. Every other handle of this client fails from then on.
+    /// Closes the store. Every other handle of this client fails from then on, and streams and waits end with that error.
     ///
     /// # Errors
     ///
@@ -179,6 +179,7 @@ impl DatasyncClient {
     pub async fn close(&self) -> Result<(), Error> {
         self.engine.store.close().await.during(SyncPhase::Open)?;
         self.engine.committer.acks().wake_all();
+        self.engine.committer.watchers().wake();
         Ok(())
     }
 }

@@ -21,9 +21,9 @@ use crate::{
     },
     entity::check_id,
     error::{Context, Error, ErrorKind, SyncPhase},
-    query::{Query, QueryDescription},
+    query::{Evaluator, Query, QueryDescription},
     report::{PullReport, VerifyReport},
-    schema::{ID, SERVICE_OWNED},
+    schema::{ID, SERVICE_OWNED, TableSchema},
 };
 
 /// What to pull: a query, and how.
@@ -92,22 +92,31 @@ fn wanted(
     page_size: Option<u32>,
     push: ImplicitPush,
 ) -> Result<Wanted, Error> {
-    let mut refused = None;
-    if let Some(filter) = &query.filter {
-        filter.visit_fields(&mut |name| {
-            if name != ID && !SERVICE_OWNED.contains(&name) && table.schema.field(name).is_none() {
-                refused = Some(name.to_owned());
-            }
-        });
-    }
-    if let Some(name) = refused {
-        let message = format!("`{}` has no property `{name}`", table.name);
-        return Err(Error::new(ErrorKind::InvalidQuery, message));
-    }
+    check_filter(&table.schema, &query).map_err(|why| Error::new(ErrorKind::InvalidQuery, why))?;
     if let Some(id) = &query_id {
         check_id(id)?;
     }
     Ok(Wanted { query, query_id, page_size, push })
+}
+
+/// Whether a service can be asked by the filter: it has neither unknown fields nor those that stay on the device.
+pub(super) fn check_filter(schema: &TableSchema, query: &QueryDescription) -> Result<(), String> {
+    let mut refused = None;
+    if let Some(filter) = &query.filter {
+        filter.visit_fields(&mut |name| match schema.field(name) {
+            Some(field) if field.local => {
+                refused = Some(format!("`{name}` stays on the device, so that the service cannot be asked by it"));
+            }
+            None if name != ID && !SERVICE_OWNED.contains(&name) => {
+                refused = Some(format!("`{}` has no property `{name}`", schema.name));
+            }
+            _ => {}
+        });
+    }
+    match refused {
+        Some(why) => Err(why),
+        None => Evaluator::new(query, schema).map(drop).map_err(|error| error.to_string()),
+    }
 }
 
 impl<E> From<Query<E>> for PullOptions<E> {

@@ -115,7 +115,8 @@ impl Tx {
         found.iter().map(|(id, record)| codec::decode(id, record)).collect()
     }
 
-    /// Adds a row. An empty id becomes a UUIDv7. Returns the entity as it will be stored.
+    /// Adds a row. An empty id becomes a UUIDv7. Returns the entity with its id; a field that has the time of the edit
+    /// (`#[sync(edited_at)]`) gets that of the commit, and has not got it here.
     ///
     /// # Errors
     ///

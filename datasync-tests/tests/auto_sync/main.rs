@@ -26,6 +26,7 @@ datasync_tests::on_both_stores! {
     the_return_of_the_network_ends_a_wait
     a_refused_sign_in_pauses_until_the_app_says_so
     i22_a_run_may_be_dropped_at_any_await
+    intervals_out_of_their_range_are_errors
     sync_until_does_what_fits
 }
 
@@ -79,7 +80,7 @@ async fn changes_of_others_come_at_the_interval(store: impl Store, wire: Wire) {
     let device = client(store, &exchange, ConflictPolicy::Park).await;
     let other = client(MemoryStore::new(), &exchange, ConflictPolicy::Park).await;
     // A service that tells of changes needs no interval.
-    let interval = if wire.extended() { never() } else { Duration::from_millis(50) };
+    let interval = if wire.extended() { never() } else { Duration::from_secs(1) };
     let run = started(&device, AutoSync::default().pull_every(interval));
     for round in 0..3 {
         notes(&other).insert(note_of(&format!("{round}"), "theirs")).await.unwrap();
@@ -119,16 +120,31 @@ async fn a_refused_sign_in_pauses_until_the_app_says_so(store: impl Store, wire:
     notes(&client).insert(note_of("a", "mine")).await.unwrap();
     exchange.fault(|request| request.method != datasync_http::Method::Get, Fault::Status(401));
     let network = NetworkSignal::default();
-    let run = started(&client, AutoSync::default().pull_every(Duration::from_millis(10)).network(&network));
+    let run = started(&client, AutoSync::default().pull_every(Duration::from_secs(1)).network(&network));
     until(async || exchange.faults_left() == 0).await;
     until(async || client.pending().await.unwrap()[0].state == PendingState::Paused).await;
     let asked = exchange.requests.load(Ordering::SeqCst);
     notes(&client).insert(note_of("b", "mine")).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
     assert_eq!(exchange.requests.load(Ordering::SeqCst), asked, "nothing is tried by itself");
     network.came_back();
     until(async || service_rows(&rows).len() == 2).await;
     run.abort();
+}
+
+async fn intervals_out_of_their_range_are_errors(store: impl Store, wire: Wire) {
+    let exchange = RouterExchange::new(service(&MemoryRepository::new(), 100, wire));
+    let client = client(store, &exchange, ConflictPolicy::Park).await;
+    for options in [
+        AutoSync::default().pull_every(Duration::ZERO),
+        AutoSync::default().pull_every(Duration::from_millis(999)),
+        AutoSync::default().push_after(Duration::from_secs(3_601)),
+    ] {
+        let error = client.run(options).await;
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().contains("must be from"), "{error}");
+    }
+    assert_eq!(exchange.requests.load(Ordering::SeqCst), 0);
 }
 
 async fn i22_a_run_may_be_dropped_at_any_await(store: impl Store, wire: Wire) {
