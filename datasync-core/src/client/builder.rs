@@ -201,7 +201,8 @@ impl ClientBuilder {
         self.table_dyn_with(schema, TableOptions::new())
     }
 
-    /// Adds a table that is known only at run time, with migrations and a resolver over JSON.
+    /// Adds a table that is known only at run time, with migrations and a resolver over JSON. What a migration returns and what
+    /// the service sends is not compared with the schema: only what is written here is.
     pub fn table_dyn_with(mut self, schema: TableSchema, options: TableOptions<Value>) -> ClientBuilder {
         let TableOptions { resolver, migrations, .. } = options;
         self.tables.push(Declared { schema, resolver, readable: None, migrations });
