@@ -12,24 +12,28 @@ use axum::{
     middleware::{Next, from_fn},
 };
 use datasync_core::{
-    client::{DatasyncClient, OfflineTable, PullOptions},
+    client::{DatasyncClient, OfflineTable, PullOptions, ResetOptions},
     clock::SystemClock,
-    config::ConflictPolicy,
+    config::{ConflictPolicy, SyncConfig},
+    error::Error,
     memory::MemoryStore,
     query::Query,
+    report::{PullReport, PushReport},
     store::Store,
 };
 use datasync_http::{Exchange, ExchangeError, HttpRequest, HttpResponse, HttpStream, HttpTransport, Method};
 use datasync_redb::RedbStore;
 use datasync_server::{DatasyncService, MemoryRepository, TableOptions};
-use datasync_testkit::{Fault as CallFault, FaultTransport, Gate, TransportCall};
+use datasync_testkit::{Fault as CallFault, FaultTransport, Faults, Gate, TransportCall};
 use datasync_tests::{
     Fault, Note, RouterExchange, Way, Wire, client, client_over, local_rows, note_of, notes, service, service_rows,
 };
 use futures::channel::oneshot;
+use tokio::task::JoinHandle;
 
 datasync_tests::on_both_stores! {
     i02_a_thousand_writes_return_while_the_service_holds_an_answer
+    i12_i14_an_older_page_of_another_scope_takes_no_copy_back
     i12_a_page_on_its_way_brings_nothing_back_that_was_looked_at_since
 }
 
@@ -184,60 +188,132 @@ async fn until(mut done: impl FnMut() -> bool) {
     }
 }
 
+/// A client whose pages and pushes can be held, and the service that it shares with others.
+struct Held {
+    exchange: RouterExchange,
+    answers: Arc<AtomicUsize>,
+    faults: Faults<TransportCall>,
+    client: DatasyncClient,
+    table: OfflineTable<Note>,
+    wire: Wire,
+}
+
+impl Held {
+    async fn new(store: impl Store, service: Way, config: SyncConfig, wire: Wire) -> Held {
+        let exchange = RouterExchange::new(service);
+        let answers = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&answers);
+        exchange.after(move |_| _ = counted.fetch_add(1, Ordering::SeqCst));
+        let transport = HttpTransport::builder("http://service").retries(0).exchange(exchange.clone()).build().unwrap();
+        let transport = FaultTransport::new(transport, SystemClock);
+        let faults = transport.faults().clone();
+        let builder = DatasyncClient::builder().store(store).transport(transport).config(config).table::<Note>();
+        let client = builder.build().await.unwrap();
+        let table = notes(&client);
+        Held { exchange, answers, faults, client, table, wire }
+    }
+
+    /// A page that the service has answered, and that has not arrived.
+    async fn page_on_its_way(&self, scope: &str) -> (JoinHandle<Result<PullReport, Error>>, oneshot::Sender<()>) {
+        let (gate, open) = Gate::new();
+        // In the first page of an original service are the rows without a time.
+        let pages = if self.wire.extended() { 1 } else { 2 };
+        (1..pages).for_each(|_| self.faults.next(TransportCall::FetchPage, CallFault::Pass));
+        self.faults.next(TransportCall::FetchPage, CallFault::Hold(gate));
+        let (before, pulling) = (self.answers.load(Ordering::SeqCst), self.table.clone());
+        let options = PullOptions::default().query_id(scope).no_push();
+        let pull = tokio::spawn(async move { pulling.pull_items(options).await });
+        until(|| self.answers.load(Ordering::SeqCst) == before + pages).await;
+        (pull, open)
+    }
+
+    /// A push that has been answered, and whose answer has not arrived.
+    async fn push_on_its_way(&self) -> (JoinHandle<Result<PushReport, Error>>, oneshot::Sender<()>) {
+        let (gate, open) = Gate::new();
+        self.faults.next(TransportCall::Push, CallFault::Hold(gate));
+        let (before, pushing) = (self.answers.load(Ordering::SeqCst), self.table.clone());
+        let push = tokio::spawn(async move { pushing.push_items().await });
+        until(|| self.answers.load(Ordering::SeqCst) > before).await;
+        (push, open)
+    }
+}
+
+/// A page of one scope that is older than what a page of another one has shown.
+async fn i12_i14_an_older_page_of_another_scope_takes_no_copy_back(store: impl Store + Clone, wire: Wire) {
+    for (id, policy) in [("parked", ConflictPolicy::Park), ("in-doubt", ConflictPolicy::ServerWins)] {
+        let rows = MemoryRepository::new();
+        let mut config = SyncConfig::default();
+        config.sync.conflict = policy;
+        let here = Held::new(store.clone(), service(&rows, 100, wire), config, wire).await;
+        let other = notes(&client_over(MemoryStore::new(), here.exchange.clone()).build().await.unwrap());
+        let theirs = async |title: &str| {
+            other.replace(note_of(id, title)).await.unwrap();
+            other.push_items().await.unwrap();
+        };
+        here.table.insert(note_of(id, "x")).await.unwrap();
+        here.table.push_items().await.unwrap();
+        other.pull_items(Query::new()).await.unwrap();
+        here.table.replace(note_of(id, "ours")).await.unwrap();
+        let push = match policy {
+            ConflictPolicy::Park => None,
+            _ => {
+                here.exchange.fault(|request| request.method != Method::Get, Fault::Status(403));
+                Some(here.push_on_its_way().await)
+            }
+        };
+        theirs("older").await;
+        if push.is_none() {
+            assert_eq!(here.table.push_items().await.unwrap().conflicts, 1);
+        }
+        let (pull, open) = here.page_on_its_way(&format!("{id}-one")).await;
+        theirs("newer").await;
+        let options = PullOptions::default().query_id(format!("{id}-two")).no_push();
+        here.table.pull_items(options).await.unwrap();
+        drop(open);
+        pull.await.unwrap().unwrap();
+        let shown = match push {
+            None => here.client.conflicts().await.unwrap()[0].service::<Note>().unwrap(),
+            // What was refused meets what has been seen meanwhile.
+            Some((push, open)) => {
+                drop(open);
+                push.await.unwrap().unwrap();
+                here.table.get(id).await.unwrap()
+            }
+        };
+        assert_eq!(shown.unwrap().title, "newer", "{id}");
+        here.client.reset(ResetOptions::everything().force()).await.unwrap();
+    }
+}
+
 /// A service that keeps no tombstones never tells again of a row that is gone.
 async fn i12_a_page_on_its_way_brings_nothing_back_that_was_looked_at_since(store: impl Store, wire: Wire) {
     let rows = MemoryRepository::new();
     let built = DatasyncService::builder().extensions(wire.extended()).table(TableOptions::of::<Note>(), rows.clone());
-    let exchange = RouterExchange::new(wire.lead_to(built.build().unwrap()));
-    let answers = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&answers);
-    exchange.after(move |_| _ = counted.fetch_add(1, Ordering::SeqCst));
-    let transport = HttpTransport::builder("http://service").retries(0).exchange(exchange.clone()).build().unwrap();
-    let transport = FaultTransport::new(transport, SystemClock);
-    let faults = transport.faults().clone();
-    let client = DatasyncClient::builder().store(store).transport(transport).table::<Note>().build().await.unwrap();
-    let table = notes(&client);
-    // A page that the service has answered, and that has not arrived.
-    let page_on_its_way = async |scope: &str| {
-        let (gate, open) = Gate::new();
-        // In the first page of an original service are the rows without a time.
-        let pages = if wire.extended() { 1 } else { 2 };
-        (1..pages).for_each(|_| faults.next(TransportCall::FetchPage, CallFault::Pass));
-        faults.next(TransportCall::FetchPage, CallFault::Hold(gate));
-        let (before, pulling) = (answers.load(Ordering::SeqCst), table.clone());
-        let options = PullOptions::default().query_id(scope).no_push();
-        let pull = tokio::spawn(async move { pulling.pull_items(options).await });
-        until(|| answers.load(Ordering::SeqCst) == before + pages).await;
-        (pull, open)
-    };
+    let service = wire.lead_to(built.build().unwrap());
+    let held = Held::new(store, service, SyncConfig::default(), wire).await;
+    let Held { exchange, faults, client, table, .. } = &held;
 
     // A deletion in doubt, because the push is dropped, of which a discard learns that it was made.
     table.insert(note_of("a", "x")).await.unwrap();
     table.push_items().await.unwrap();
-    let (pull, open) = page_on_its_way("one").await;
+    let (pull, open) = held.page_on_its_way("one").await;
     table.delete("a").await.unwrap();
-    let (gate, _held) = Gate::new();
-    faults.next(TransportCall::Push, CallFault::Hold(gate));
-    let pushing = table.clone();
-    let push = tokio::spawn(async move { pushing.push_items().await });
-    until(|| rows.rows().is_empty()).await;
+    let (push, _held) = held.push_on_its_way().await;
+    assert!(rows.rows().is_empty());
     push.abort();
     assert!(push.await.unwrap_err().is_cancelled());
     client.discard("note", "a").await.unwrap();
     drop(open);
     pull.await.unwrap().unwrap();
-    assert_eq!((local_rows(&table).await, service_rows(&rows)), (vec![], vec![]));
+    assert_eq!((local_rows(table).await, service_rows(&rows)), (vec![], vec![]));
 
     // A success for a row of which a page has shown a later state: the row is asked for, and is gone meanwhile.
     let other = client_over(MemoryStore::new(), exchange.clone()).build().await.unwrap();
     table.insert(note_of("b", "x")).await.unwrap();
     table.push_items().await.unwrap();
     table.replace(note_of("b", "ours")).await.unwrap();
-    let (gate, answer) = Gate::new();
-    faults.next(TransportCall::Push, CallFault::Hold(gate));
-    let pushing = table.clone();
-    let push = tokio::spawn(async move { pushing.push_items().await });
-    until(|| service_rows(&rows)[0].1 == "ours").await;
+    let (push, answer) = held.push_on_its_way().await;
+    assert_eq!(service_rows(&rows)[0].1, "ours");
     notes(&other).pull_items(Query::new()).await.unwrap();
     notes(&other).replace(note_of("b", "theirs")).await.unwrap();
     notes(&other).push_items().await.unwrap();
@@ -247,11 +323,11 @@ async fn i12_a_page_on_its_way_brings_nothing_back_that_was_looked_at_since(stor
     let looks = faults.calls(TransportCall::Fetch);
     drop(answer);
     until(|| faults.calls(TransportCall::Fetch) > looks).await;
-    let (pull, open) = page_on_its_way("two").await;
+    let (pull, open) = held.page_on_its_way("two").await;
     rows.lose("b");
     drop(look);
     push.await.unwrap().unwrap();
     drop(open);
     pull.await.unwrap().unwrap();
-    assert_eq!((local_rows(&table).await, service_rows(&rows)), (vec![], vec![]));
+    assert_eq!((local_rows(table).await, service_rows(&rows)), (vec![], vec![]));
 }

@@ -41,7 +41,8 @@ pub(crate) fn stale_departure(
     Ok(version.is_some() && stored.is_some() && stored.as_deref() != version)
 }
 
-/// Applies the service's copy of a row. `restored` says that the service may have gone back in time.
+/// Applies the service's copy of a row, and says whether anything of the row was written. `restored` says that the service may
+/// have gone back in time.
 pub(crate) fn apply(
     tx: &mut Tx<'_>,
     table: &Table,
@@ -49,7 +50,7 @@ pub(crate) fn apply(
     scope: &Arc<str>,
     copy: &ServiceCopy,
     restored: bool,
-) -> Result<Effect, Error> {
+) -> Result<(Effect, bool), Error> {
     let known = tx.row(key)?;
     let mut row = known.clone().unwrap_or_default();
     let effect = match row.quarantine {
@@ -63,8 +64,7 @@ pub(crate) fn apply(
         }
     }
     links::settle(tx, table, key, known.as_ref(), &row)?;
-    keep(tx, key, known, row);
-    Ok(effect)
+    Ok((effect, keep(tx, key, known, row)))
 }
 
 /// A row has left the query of a scope. Its record, version, base and operations are not touched; a row that no scope
@@ -87,11 +87,13 @@ pub(crate) fn leave(
     Ok(if goes { Effect::Removed } else { Effect::Unchanged })
 }
 
-fn keep(tx: &mut Tx<'_>, key: &RowKey, known: Option<Row>, mut row: Row) {
-    if known.as_ref() != Some(&row) {
+fn keep(tx: &mut Tx<'_>, key: &RowKey, known: Option<Row>, mut row: Row) -> bool {
+    let changed = known.unwrap_or_default() != row;
+    if changed {
         row.revision += 1;
         tx.put(key, row);
     }
+    changed
 }
 
 fn is_same_state(base: Option<&Record>, copy: &Record) -> bool {

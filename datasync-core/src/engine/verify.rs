@@ -335,14 +335,14 @@ fn repair_one(
         None => true,
     };
     if matches {
-        return page::apply(tx, table, key, scope, copy, restored);
+        return Ok(page::apply(tx, table, key, scope, copy, restored)?.0);
     }
     let held = tx.row(key)?.is_some_and(|row| row.scopes.contains(scope));
     if !held {
         return Ok(Effect::Unchanged);
     }
     // Of a row that other scopes hold too, the newer state is kept.
-    let effect = page::apply(tx, table, key, scope, copy, restored)?;
+    let (effect, _) = page::apply(tx, table, key, scope, copy, restored)?;
     match page::leave(tx, key, scope, |_| false)? {
         Effect::Removed => Ok(Effect::Removed),
         _ => Ok(effect),

@@ -101,9 +101,9 @@ impl PagePlan {
         }
         for (id, copy) in &self.copies {
             let key = self.key(id);
-            let effect = page::apply(tx, &self.table, &key, &self.scope.scope, copy, restored)?;
-            if effect != Effect::Unchanged {
-                // For the pages of other scopes that are on their way.
+            let (effect, written) = page::apply(tx, &self.table, &key, &self.scope.scope, copy, restored)?;
+            if written {
+                // For the pages of other scopes that are on their way. A copy that is only kept as seen or shown counts too.
                 self.page_request.stores(&key);
             }
             if effect == Effect::Conflict(Settled::Parked)
