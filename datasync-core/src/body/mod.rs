@@ -25,113 +25,22 @@
 //! | a body that is no JSON object | no | it agrees with nothing |
 
 mod equal;
-
+mod object;
 mod rewrite;
 
-use std::fmt;
-
 use jiff::Timestamp;
-pub(crate) use rewrite::rewrite;
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{MapAccess, Visitor},
-    ser::{SerializeMap, Serializer},
-};
 use serde_json::value::RawValue;
 
-pub(crate) use self::equal::{elements, float, json as same_json, number, numbers, unquoted};
-
+pub(crate) use self::{
+    equal::{elements, float, json as same_json, number, numbers, unquoted},
+    object::Object,
+    rewrite::rewrite,
+};
 use crate::{
     query::{milliseconds, timestamp},
     row::{Body, Record},
     schema::{DELETED, ID, SERVICE_OWNED, TableSchema},
 };
-
-/// A JSON object whose values are kept as the text that came.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Object<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'a> Object<'a> {
-    pub(crate) fn parse(body: &'a Body) -> Result<Object<'a>, serde_json::Error> {
-        serde_json::from_slice(body.as_bytes())
-    }
-
-    /// The value of a field; `None` if it is missing or null.
-    pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.raw(name).filter(|value| value.get() != "null")
-    }
-
-    /// The value of a field as it is written, a null too; `None` if it is missing.
-    pub(crate) fn raw(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| *value)
-    }
-
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
-    }
-
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.names().any(|key| key == name)
-    }
-
-    fn retain(&mut self, keep: impl Fn(&str) -> bool) {
-        self.0.retain(|(name, _)| keep(name));
-    }
-
-    pub(crate) fn set(&mut self, name: &str, value: Option<&'a RawValue>) {
-        match (self.0.iter_mut().find(|(key, _)| key == name), value) {
-            (Some(slot), Some(value)) => slot.1 = value,
-            (None, Some(value)) => self.0.push((name.to_owned(), value)),
-            (Some(_), None) => self.0.retain(|(key, _)| key != name),
-            (None, None) => {}
-        }
-    }
-
-    pub(crate) fn to_body(&self) -> Body {
-        let mut bytes = Vec::new();
-        // Texts that were parsed from JSON are JSON again.
-        if serde_json::to_writer(&mut bytes, self).is_err() {
-            bytes.clear();
-        }
-        Body::from(bytes)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Object<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
-                let mut object = Object::default();
-                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-                    if object.has(&name) {
-                        object.set(&name, Some(value));
-                    } else {
-                        object.0.push((name, value));
-                    }
-                }
-                Ok(object)
-            }
-        }
-        deserializer.deserialize_map(Fields)
-    }
-}
-
-impl Serialize for Object<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, value) in &self.0 {
-            map.serialize_entry(name, value)?;
-        }
-        map.end()
-    }
-}
 
 /// A field that holds text, as an id is written in JSON; `None` if it is missing, null or of another kind.
 pub(crate) fn text(body: &Body, name: &str) -> Option<String> {
@@ -159,7 +68,7 @@ pub(crate) fn compose(schema: &TableSchema, written: &Body, stored: Option<&Body
     let stored = Object::parse(stored)?;
     let mut object = Object::parse(written)?;
     let mut changed = false;
-    for (name, value) in &stored.0 {
+    for (name, value) in stored.members() {
         if schema.field(name).is_none() && !is_service_owned(name) && !object.has(name) {
             object.set(name, Some(value));
             changed = true;
@@ -191,11 +100,11 @@ pub(crate) fn carry_unknown(schema: &TableSchema, body: &Body, base: Option<&Bod
 /// not changed the digits that they do not show.
 pub(crate) fn keep_spelling(written: &Body, stored: &Body) -> Result<Body, serde_json::Error> {
     let (mut object, stored) = (Object::parse(written)?, Object::parse(stored)?);
-    for (name, value) in &mut object.0 {
-        let Some(kept) = stored.raw(name) else { continue };
+    for (name, kept) in stored.members() {
+        let Some(value) = object.raw(name) else { continue };
         let read = |raw: &RawValue| serde_json::from_str::<serde_json::Value>(raw.get());
         if kept.get() != value.get() && read(kept)? == read(value)? {
-            *value = kept;
+            object.set(name, Some(kept));
         }
     }
     Ok(object.to_body())
@@ -225,19 +134,20 @@ pub(crate) fn field_at(json: &[u8], line: usize, column: usize) -> Option<String
         let start = text.get().as_ptr().addr() - json.as_ptr().addr();
         (start..=start + text.get().len()).contains(&at)
     };
-    object.0.iter().find(|(_, text)| within(text)).map(|(name, _)| name.clone())
+    object.members().find(|(_, text)| within(text)).map(|(name, _)| name.to_owned())
 }
 
 /// A body with those fields of another one that it does not have, of all or of these names.
 pub(crate) fn fill(body: &Body, other: &Body, names: impl Fn(&str) -> bool) -> Body {
     let (Ok(mut object), Ok(other)) = (Object::parse(body), Object::parse(other)) else { return body.clone() };
-    let own = object.0.len();
-    for (name, value) in &other.0 {
+    let mut filled = false;
+    for (name, value) in other.members() {
         if names(name) && !object.has(name) {
             object.set(name, Some(value));
+            filled = true;
         }
     }
-    if object.0.len() == own { body.clone() } else { object.to_body() }
+    if filled { object.to_body() } else { body.clone() }
 }
 
 /// Whether a body has a value of a local field that `other` does not have.

@@ -14,9 +14,9 @@ use crate::{row::Body, schema::ID};
 pub(crate) fn rewrite(body: &Body, change: impl FnOnce(Value) -> Result<Value, String>) -> Result<Body, String> {
     let before = Object::parse(body).map_err(|_| "the row is not a JSON object".to_owned())?;
     let mut values = Map::new();
-    for (name, text) in &before.0 {
+    for (name, text) in before.members() {
         let value = serde_json::from_str(text.get()).map_err(|_| format!("the field `{name}` cannot be read"))?;
-        values.insert(name.clone(), value);
+        values.insert(name.to_owned(), value);
     }
     let Value::Object(after) = change(Value::Object(values.clone()))? else {
         return Err("a migration did not return a JSON object".to_owned());
@@ -24,7 +24,7 @@ pub(crate) fn rewrite(body: &Body, change: impl FnOnce(Value) -> Result<Value, S
     if after.get(ID) != values.get(ID) {
         return Err(format!("a migration changed the `{ID}`"));
     }
-    let text = |name: &str| before.0.iter().find(|(known, _)| known == name).map(|(_, text)| (*text).to_owned());
+    let text = |name: &str| before.raw(name).map(RawValue::to_owned);
     let mut made: Vec<(String, Box<RawValue>)> = Vec::with_capacity(after.len());
     for (name, value) in &after {
         let moved = || values.iter().find(|(known, was)| *was == value && !after.contains_key(*known));
@@ -33,7 +33,9 @@ pub(crate) fn rewrite(body: &Body, change: impl FnOnce(Value) -> Result<Value, S
         let written = kept.map_or_else(|| serde_json::value::to_raw_value(value), Ok);
         made.push((name.clone(), written.map_err(|error| error.to_string())?));
     }
-    Ok(Object(made.iter().map(|(name, text)| (name.clone(), &**text)).collect()).to_body())
+    let mut object = Object::default();
+    made.iter().for_each(|(name, text)| object.set(name, Some(text)));
+    Ok(object.to_body())
 }
 
 #[cfg(test)]

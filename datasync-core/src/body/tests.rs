@@ -168,3 +168,25 @@ fn after_a_success_the_second_change_keeps_only_its_own_fields() {
     let (_, differs) = merge_after_success(&SCHEMA, &sent, &sent, &service).unwrap();
     assert!(!differs);
 }
+
+#[test]
+fn a_body_of_very_many_members_is_merged_and_compared_like_one_of_few() {
+    const COUNT: usize = 50_000;
+    let many = |value: u32| {
+        let members: Vec<String> = (0..COUNT).map(|number| format!(r#""m{number}":{value}"#)).collect();
+        body(&format!(r#"{{"id":"1","title":"a","m7":0,{}}}"#, members.join(",")))
+    };
+    let (one, other) = (many(1), many(2));
+    assert_eq!(
+        Object::parse(&one).unwrap().names().count(),
+        COUNT + 2,
+        "of a name that comes twice the later value counts"
+    );
+    assert!(sent_equal(&SCHEMA, &one, &many(1)) && !sent_equal(&SCHEMA, &one, &other));
+    let (merged, differs) = merge_after_success(&SCHEMA, &one, &one, &other).unwrap();
+    assert!(!differs && sent_equal(&SCHEMA, &merged, &other));
+    let few = body(r#"{"id":"1","title":"a"}"#);
+    let copy = Record { body: few.clone(), version: None, updated_at: None, deleted: false };
+    assert_eq!(text(&carry_unknown(&SCHEMA, &one, Some(&one), &copy)), text(&few));
+    assert_eq!(compose(&SCHEMA, &few, Some(&one)).unwrap().as_bytes().len(), one.as_bytes().len() - r#""m7":0,"#.len());
+}

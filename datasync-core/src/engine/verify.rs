@@ -28,6 +28,7 @@ use crate::{
         committer::{Reads, Tx},
         crossing::Request,
         journal::{Happened, JournalStep},
+        lookup::{Walk, endless},
         page::{self, Effect},
         pull::overtaken,
         table::Table,
@@ -183,7 +184,7 @@ impl<'r> Run<'r> {
         query.order = vec![OrderBy { field: ID.to_owned(), descending: false }];
         query.select = vec![ID.to_owned(), VERSION.to_owned()];
         query.top = Some(CHUNK as u64);
-        let mut request = PageRequest {
+        let request = PageRequest {
             account: Arc::clone(&self.scope.account),
             table: Arc::clone(&self.table.name),
             purpose: Purpose::Query,
@@ -194,19 +195,25 @@ impl<'r> Run<'r> {
             overlap: std::time::Duration::ZERO,
             include_deleted: false,
         };
+        let mut walk = Walk::new(request);
         let (mut versions, mut received, mut count) = (Versions::new(), 0, None);
         loop {
-            let page = self.engine.transport.fetch_page(&request).await?;
+            let page = self.engine.transport.fetch_page(&walk.request).await?;
             count = count.or(page.total);
+            let brought = page.rows.len();
             // Not the ids: a row comes twice where another one was made before it between two pages.
-            received += page.rows.len();
+            received += brought;
             versions.extend(page.rows.into_iter().map(|row| (row.id, row.record.version)));
-            // A service may cut pages shorter than was asked for; what its link leads to is the rest of this list.
-            if !page.more || page.token.is_none() {
-                return Ok(Listed { more: received >= CHUNK, versions, count });
+            if after.is_some_and(|after| versions.contains_key(after)) {
+                // It does not look at where the list is to begin.
+                return Err(endless(&self.table.name).into());
             }
-            request.token = page.token;
-            request.first = false;
+            // A service may cut pages shorter than was asked for; what its link leads to is the rest of this list.
+            let more = received >= CHUNK;
+            if more || !page.more {
+                return Ok(Listed { more, versions, count });
+            }
+            walk.on(page.token, brought > 0)?;
         }
     }
 
