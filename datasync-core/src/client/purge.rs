@@ -77,11 +77,18 @@ pub(crate) async fn purge(
     let rows: Vec<RowKey> = found.map(|(id, _)| key(id)).collect();
     let total = rows.len() as u64;
     let tokens = engine.store.scopes(&account, &table.name).await?.into_iter().collect();
-    // A comparison that is on its way must not bring them back.
-    rows.iter().for_each(|key| engine.crossing.changed(key));
     let reads = Reads::rows(rows.clone()).losers(account);
+    let (crossing, purged) = (Arc::clone(&engine.crossing), rows.clone());
     let plan = Plan { table: Arc::clone(table), rows, tokens, of_table, force };
-    reset::commit_telling(engine, Some(&table.name), total, reads, move |tx| plan.run(tx)).await
+    // A comparison that is on its way must not bring them back: neither if nobody waits for the commit any more, nor if it
+    // begins while that is made.
+    let planned = move |tx: &mut Tx<'_>| {
+        plan.rows.iter().for_each(|key| crossing.changed(key));
+        plan.run(tx)
+    };
+    let done = reset::commit_telling(engine, Some(&table.name), total, reads, planned).await;
+    purged.iter().for_each(|key| engine.crossing.changed(key));
+    done
 }
 
 struct Plan {
