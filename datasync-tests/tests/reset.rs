@@ -263,6 +263,36 @@ async fn i13_i20_a_comparison_on_its_way_brings_nothing_back(store: impl Store, 
     }
 }
 
+async fn i20_a_comparison_that_begins_during_a_purge_brings_nothing_back(store: impl Store + Clone, wire: Wire) {
+    let store = FaultStore::new(store, SystemClock);
+    let world = world(store.clone(), wire, ConflictPolicy::Park).await;
+    world.pulled(5).await;
+    let (gate, commit) = Gate::new();
+    store.faults().next(StoreCall::Commit, Fault::Late(gate));
+    let (commits, purging) = (store.faults().calls(StoreCall::Commit), world.table.clone());
+    let some = PurgeOptions::default().query(world.table.query().filter(|note| note.rank.lt(3)));
+    let purge = tokio::spawn(async move { purging.purge_items(some).await });
+    until(|| store.faults().calls(StoreCall::Commit) > commits).await;
+    let (gate, list) = Gate::new();
+    world.transport.faults().next(TransportCall::FetchPage, Fault::Hold(gate));
+    let (lists, verifying) = (world.transport.faults().calls(TransportCall::FetchPage), world.table.clone());
+    let verify = tokio::spawn(async move { verifying.verify_items(verifying.query()).await });
+    until(|| world.transport.faults().calls(TransportCall::FetchPage) > lists).await;
+    drop(commit);
+    assert_eq!(purge.await.unwrap().unwrap().rows, 3);
+    drop(list);
+    let report = verify.await.unwrap().unwrap();
+    assert_eq!((report.added, world.table.count().await.unwrap()), (0, 2), "what was purged is not here");
+    world.agrees().await;
+}
+
+/// Waits until something has come about.
+async fn until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn i13_a_pull_called_after_a_reset_begins_again(store: impl Store, wire: Wire) {
     let world = world(store, wire, ConflictPolicy::Park).await;
     world.pulled(30).await;
@@ -405,6 +435,7 @@ datasync_tests::on_both_stores! {
     i13_the_first_page_of_a_scope_is_thrown_away_too
     i13_i20_a_comparison_on_its_way_brings_nothing_back
     i13_a_pull_called_after_a_reset_begins_again
+    i20_a_comparison_that_begins_during_a_purge_brings_nothing_back
     i20_a_reset_races_no_write
     i20_a_sign_out_keeps_pushes_or_discards
     i26_adopt_moves_what_was_never_sent

@@ -1,6 +1,6 @@
 //! Accounts: whose rows an app sees, and whose changes are sent (I26).
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use crate::{
     client::DatasyncClient,
@@ -65,8 +65,12 @@ impl DatasyncClient {
         }
         let name = Arc::clone(&account);
         let plan = move |tx: &mut Tx<'_>| account::switch(tx, &account);
-        let switched = self.engine.committer.commit(account::switch_reads(&name), plan).await;
+        let switched = self.engine.committer.commit(account::reads(&name), plan).await;
         if switched.during(SyncPhase::Decide)? {
+            // Of the accounts before it nothing is kept but what still runs.
+            let mut pushing = self.engine.pushing.lock().unwrap_or_else(PoisonError::into_inner);
+            pushing.retain(|_, run| Arc::strong_count(run) > 1);
+            drop(pushing);
             self.engine.events.emit(|| SyncEvent::SignedIn { account: name });
         } else {
             // A run may wait for it.

@@ -303,7 +303,7 @@ impl ClientBuilder {
             events: crate::events::Events::default(),
             pushing: std::sync::Mutex::default(),
             pulling: std::sync::Mutex::default(),
-            pull_failures: std::sync::Mutex::default(),
+            pull_failures: Default::default(),
             #[cfg(feature = "metrics")]
             pulled: crate::metrics::Pulled::default(),
         };

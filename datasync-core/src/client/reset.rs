@@ -11,7 +11,7 @@ use std::{ops::Bound, sync::Arc, time::Duration};
 use futures::future::{Either, select};
 
 use crate::{
-    client::{DatasyncClient, PendingChange, Tables, pending::strand},
+    client::{DatasyncClient, PendingChange, Tables, migrate, pending::strand},
     engine::{
         Engine, account,
         committer::{Reads, Tx},
@@ -81,13 +81,16 @@ pub(super) async fn remove(
     for clear in &what {
         rows += count(engine, clear).await.during(SyncPhase::Leave)?;
         notes.extend(scope::notes(&*engine.store, clear).await.during(SyncPhase::Leave)?);
+        let quarantined = migrate::quarantined(&*engine.store, Some(&clear.account)).await.during(SyncPhase::Leave)?;
+        let removed = quarantined.iter().filter(|key| clear.includes(&key.account, &key.table));
+        notes.extend(removed.map(migrate::note_of));
         reads = reads.unsent(clear.clone());
     }
     let of = match what.as_slice() {
         [only] => only.table.clone(),
         _ => None,
     };
-    let tables = Arc::clone(&engine.tables);
+    let (tables, pulls) = (Arc::clone(&engine.tables), Arc::clone(engine));
     let plan = move |tx: &mut Tx<'_>| {
         let mut lost: Vec<PendingChange> = Vec::new();
         let mut never_there = Vec::new();
@@ -112,7 +115,9 @@ pub(super) async fn remove(
                 links::park_children(tx, table, &key)?;
             }
         }
-        for note in &notes {
+        // The first page of a scope may have come since they were listed.
+        let pulled = pulls.pulled(&what);
+        for note in notes.iter().chain(&pulled) {
             tx.set_note(note, None);
         }
         tx.raise_generation();

@@ -99,9 +99,14 @@ impl Known {
     }
 }
 
-/// What a switch reads.
-pub(crate) fn switch_reads(account: &str) -> Reads {
+/// What it takes to know what is known of an account.
+pub(crate) fn reads(account: &str) -> Reads {
     Reads::default().note(note_of(account))
+}
+
+/// Whether a sign-out has forgotten the account, of which then nothing is noted.
+pub(crate) fn is_forgotten(tx: &Tx<'_>, account: &str) -> Result<bool, Error> {
+    Ok(*tx.present() != *account && tx.note(&note_of(account))?.is_none())
 }
 
 /// Shows another account, and lets it send again. Pages on their way are thrown away.
@@ -208,25 +213,21 @@ impl Engine {
     }
 
     async fn set_refused(&self, account: &str, since: fn(&Tx<'_>) -> Option<i64>) -> Result<(), Error> {
-        let note = note_of(account);
-        let plan = {
-            let note = Arc::clone(&note);
-            move |tx: &mut Tx<'_>| {
-                let known = tx.note(&note)?;
-                // A sign-out has forgotten the account.
-                if known.is_none() && *tx.present() != note[ACCOUNT.len()..] {
-                    return Ok(());
-                }
-                let refused = since(tx);
-                if Known::read(known.as_ref()).refused.is_some() != refused.is_some() {
-                    let step = if refused.is_some() { JournalStep::Paused } else { JournalStep::Resumed };
-                    tx.journal(&note[ACCOUNT.len()..].into(), Happened::new(step));
-                    tx.set_note(&note, Some(Known { refused }.note()?));
-                }
-                Ok(())
+        let of: Arc<str> = account.into();
+        let plan = move |tx: &mut Tx<'_>| {
+            if is_forgotten(tx, &of)? {
+                return Ok(());
             }
+            let note = note_of(&of);
+            let (known, refused) = (tx.note(&note)?, since(tx));
+            if Known::read(known.as_ref()).refused.is_some() != refused.is_some() {
+                let step = if refused.is_some() { JournalStep::Paused } else { JournalStep::Resumed };
+                tx.journal(&of, Happened::new(step));
+                tx.set_note(&note, Some(Known { refused }.note()?));
+            }
+            Ok(())
         };
-        self.committer.commit(Reads::default().note(note), plan).await
+        self.committer.commit(reads(account), plan).await
     }
 }
 

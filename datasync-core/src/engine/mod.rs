@@ -71,8 +71,7 @@ pub(crate) struct Engine {
     pub(crate) events: Events,
     pub(crate) pushing: Mutex<BTreeMap<Arc<str>, Arc<PushRun>>>,
     pub(crate) pulling: Mutex<BTreeMap<(ScopeKey, String), Arc<PullRun>>>,
-    /// With which words the last pull of a scope has failed, if it has.
-    pub(crate) pull_failures: Mutex<BTreeMap<ScopeKey, String>>,
+    pub(crate) pull_failures: pull::Failures,
     #[cfg(feature = "metrics")]
     pub(crate) pulled: crate::metrics::Pulled,
 }

@@ -6,16 +6,14 @@
 //! | during the commit of a page | the page with its token, or neither |
 //! | between two pages | the next pull goes on behind the last stored page |
 
+mod failures;
 mod plan;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, PoisonError};
 
 use futures::{FutureExt, future::join};
 
-use self::plan::{PagePlan, Planned, Stored};
+pub(crate) use self::failures::Failures;
 use crate::{
     engine::{
         Engine,
@@ -23,7 +21,7 @@ use crate::{
         conflict::{self, Settled},
         crossing::Request,
         joined::Requests,
-        journal::{self, Happened, JournalStep},
+        journal,
         page::Effect,
         push::{self, Tries},
         scope::{self, Check, ScopeState},
@@ -32,11 +30,11 @@ use crate::{
     },
     error::{Context, Error, ErrorKind, SyncPhase},
     events::SyncEvent,
-    query::{Evaluator, QueryDescription},
+    query::QueryDescription,
     report::PullReport,
-    row::{Parked, RowKey, ServiceCopy},
-    store::{DeltaToken, OperationsRequest, ScopeKey},
-    transport::{Page, PageRequest, Purpose, Restart, TransportError},
+    row::{Parked, RowKey},
+    store::{Clear, DeltaToken, OperationsRequest, ScopeKey},
+    transport::{Page, PageRequest, Purpose, Restart},
 };
 
 /// What a pull is asked for.
@@ -90,6 +88,15 @@ pub(crate) async fn pull(engine: &Arc<Engine>, table: &Arc<Table>, wanted: Wante
     slot.join((), move |requests| traced!(run.all(requests), "pull", table = name).boxed()).await
 }
 
+impl Engine {
+    /// What is remembered of the scopes of these whose pulls are under way.
+    pub(crate) fn pulled(&self, what: &[Clear]) -> Vec<Arc<str>> {
+        let pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |scope: &&ScopeKey| what.iter().any(|clear| clear.includes(&scope.account, &scope.table));
+        pulling.keys().map(|(scope, _)| scope).filter(of).map(ScopeState::key).collect()
+    }
+}
+
 async fn pending(engine: &Engine, account: &Arc<str>, table: &Arc<str>) -> Result<bool, Error> {
     let tables = Some(vec![Arc::clone(table)]);
     let request = OperationsRequest { account: Arc::clone(account), tables, after: 0, limit: 1 };
@@ -122,38 +129,15 @@ impl Run {
         self.engine.pull_ends(&self.scope.account, &table, pulled.as_ref().is_ok_and(|report| !report.more)).await;
         match &pulled {
             Ok(report) => {
-                self.failures().remove(&self.scope);
+                self.engine.pull_failures.forget(&self.scope);
                 self.engine.events.emit(|| SyncEvent::PullEnded { table, report: *report });
             }
             Err(error) => {
                 self.engine.events.failed(SyncPhase::Pull, Some(&table), error);
-                self.note_failure(error).await;
+                self.engine.note_pull_failure(&self.scope, error).await;
             }
         }
         pulled
-    }
-
-    /// Writes into the journal that the service has failed the pull: once for each table until that changes, so that tables
-    /// which fail in turn do not fill it. A network that is away is no news.
-    async fn note_failure(&self, error: &Error) {
-        if error.kind() != ErrorKind::Service {
-            return;
-        }
-        let (account, message) = (Arc::clone(&self.scope.account), error.to_string());
-        let table = Arc::clone(&self.table.name);
-        if self.failures().insert(self.scope.clone(), message.clone()).is_some_and(|known| known == message) {
-            return;
-        }
-        let plan = move |tx: &mut Tx<'_>| {
-            let happened = Happened::new(JournalStep::PullFailed).of(&table).message(message.clone());
-            tx.journal(&account, happened);
-            Ok(())
-        };
-        let _ = self.engine.committer.commit(Reads::default(), plan).await;
-    }
-
-    fn failures(&self) -> MutexGuard<'_, BTreeMap<ScopeKey, String>> {
-        self.engine.pull_failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Passes until each caller has seen at least one request that left after its call.
@@ -377,76 +361,6 @@ impl Run {
             .await
             .map_err(|error| Error::from(error).trying(|| format!("fetching page {page} of `{}`", self.table.name)))?;
         Ok((fetched, request))
-    }
-
-    /// Stores a page with its token in one commit (I13).
-    async fn store_page(
-        &self,
-        page: Page,
-        request: Request,
-        expected: Option<DeltaToken>,
-        generation: u64,
-    ) -> Result<Stored, Error> {
-        let mut requests = HashMap::new();
-        let mut copies = BTreeMap::new();
-        // Ordered by id, which is the cheapest order for a store; of a row that came twice the later state counts.
-        for row in page.rows {
-            copies.insert(row.id, ServiceCopy::Found(row.record));
-        }
-        let mut left = BTreeMap::new();
-        for stub in page.stubs {
-            // A row that is in the page too has come back since it left, or leaves again with a later page.
-            match copies.contains_key(&stub.id) {
-                true => {}
-                false if stub.removed => _ = copies.insert(stub.id, ServiceCopy::Absent),
-                false => _ = left.insert(stub.id, stub.version),
-            }
-        }
-        let evaluator = Arc::new(Evaluator::new(&self.query, &self.table.schema).map_err(verify::invalid)?);
-        let (page_request, restart) = (Arc::new(request), page.restart.map(Check::from));
-        let token = page.token.or_else(|| expected.clone());
-        loop {
-            let plan = PagePlan {
-                table: Arc::clone(&self.table),
-                scope: self.scope.clone(),
-                evaluator: Arc::clone(&evaluator),
-                copies: copies.clone(),
-                left: left.clone(),
-                state: self.state.clone(),
-                requests: requests.clone(),
-                page_request: Arc::clone(&page_request),
-                expected: expected.clone(),
-                token: token.clone(),
-                restart,
-                generation,
-            };
-            let rows = copies.keys().chain(left.keys()).map(|id| plan.key(id)).collect();
-            let reads = Reads::rows(rows).token(self.scope.clone()).note(ScopeState::key(&self.scope));
-            match self.engine.committer.commit(reads, move |tx| plan.run(tx)).await? {
-                Planned::Stored(stored) => return Ok(stored),
-                Planned::Stale(ids) => {
-                    for id in ids {
-                        let request = Arc::new(page_request.again());
-                        let copy = self.fetch_row(&id).await?;
-                        match (left.get(&id), &copy) {
-                            (None, _) => _ = copies.insert(Arc::clone(&id), copy),
-                            // A later page tells what has become of the row since it left.
-                            (Some(version), ServiceCopy::Found(now)) if now.version != *version => {
-                                left.remove(&id);
-                            }
-                            (Some(_), _) => {}
-                        }
-                        requests.insert(id, request);
-                    }
-                }
-            }
-        }
-    }
-
-    async fn fetch_row(&self, id: &Arc<str>) -> Result<ServiceCopy, TransportError> {
-        let account = Arc::clone(&self.scope.account);
-        let key = RowKey { account, table: Arc::clone(&self.table.name), id: Arc::clone(id) };
-        self.engine.fetch(&key).await
     }
 }
 

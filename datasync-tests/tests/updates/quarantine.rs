@@ -1,7 +1,9 @@
 //! What cannot be migrated waits, with everything queued for it.
 
 use datasync_core::{
-    client::{DatasyncClient, JournalStep, PendingState, PullOptions, PurgeOptions, Resolution, TableOptions},
+    client::{
+        DatasyncClient, JournalStep, PendingState, PullOptions, PurgeOptions, ResetOptions, Resolution, TableOptions,
+    },
     error::{Error, ErrorKind},
     memory::MemoryStore,
     row::{LoserCause, Row},
@@ -22,6 +24,7 @@ on_both_places! {
     i23_a_row_that_does_not_fit_its_entity_waits_in_quarantine
     i23_local_fields_that_no_longer_fit_are_kept
     i23_a_pull_ends_a_quarantine_unless_something_is_queued
+    i20_i26_a_reset_forgets_what_was_in_quarantine
 }
 
 async fn i23_what_a_migration_refuses_waits_in_quarantine(place: impl Place, wire: Wire) {
@@ -261,5 +264,17 @@ async fn i23_local_fields_that_no_longer_fit_are_kept(place: impl Place, wire: W
     let losers = client.settled_losers().await.unwrap();
     let kept = losers.iter().find(|loser| *loser.key.id == *"plain").unwrap();
     assert_eq!(kept.entity::<Worded>().unwrap().scroll.as_deref(), Some("3"));
+    place.end(client).await;
+}
+
+async fn i20_i26_a_reset_forgets_what_was_in_quarantine(place: impl Place, wire: Wire) {
+    let world = World::new(wire);
+    let first = world.fill(place.open(), "bad").await;
+    place.end(first).await;
+    let store = place.open();
+    let client = later(store.clone(), &world.way(), rename_badly).await.unwrap();
+    assert!(!store.list_notes("quarantined/", None, 1).await.unwrap().is_empty());
+    client.reset(ResetOptions::tables(["note"]).force()).await.unwrap();
+    assert!(store.list_notes("quarantined/", None, 1).await.unwrap().is_empty(), "the notes name rows");
     place.end(client).await;
 }

@@ -1,57 +1,131 @@
-//! What the commit of a page does: its rows with its token, or nothing (I13).
+//! How a page is stored: its rows with its token in one commit, or nothing (I13).
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use super::overtaken;
+use super::{Run, overtaken};
 use crate::{
     engine::{
-        committer::Tx,
+        committer::{Reads, Tx},
         conflict::Settled,
         crossing::Request,
         journal,
         page::{self, Effect},
         scope::{Check, ScopeState},
         table::Table,
+        verify,
     },
     error::{Error, ErrorKind},
     query::Evaluator,
     row::{Hold, Parked, Row, RowKey, ServiceCopy},
     store::{DeltaToken, ScopeKey},
+    transport::{Page, TransportError},
 };
 
+impl Run {
+    /// Stores a page with its token in one commit (I13).
+    pub(super) async fn store_page(
+        &self,
+        page: Page,
+        request: Request,
+        expected: Option<DeltaToken>,
+        generation: u64,
+    ) -> Result<Stored, Error> {
+        let mut requests = HashMap::new();
+        let mut copies = BTreeMap::new();
+        // Ordered by id, which is the cheapest order for a store; of a row that came twice the later state counts.
+        for row in page.rows {
+            copies.insert(row.id, ServiceCopy::Found(row.record));
+        }
+        let mut left = BTreeMap::new();
+        for stub in page.stubs {
+            // A row that is in the page too has come back since it left, or leaves again with a later page.
+            match copies.contains_key(&stub.id) {
+                true => {}
+                false if stub.removed => _ = copies.insert(stub.id, ServiceCopy::Absent),
+                false => _ = left.insert(stub.id, stub.version),
+            }
+        }
+        let evaluator = Arc::new(Evaluator::new(&self.query, &self.table.schema).map_err(verify::invalid)?);
+        let (page_request, restart) = (Arc::new(request), page.restart.map(Check::from));
+        let token = page.token.or_else(|| expected.clone());
+        loop {
+            let plan = PagePlan {
+                table: Arc::clone(&self.table),
+                scope: self.scope.clone(),
+                evaluator: Arc::clone(&evaluator),
+                copies: copies.clone(),
+                left: left.clone(),
+                state: self.state.clone(),
+                requests: requests.clone(),
+                page_request: Arc::clone(&page_request),
+                expected: expected.clone(),
+                token: token.clone(),
+                restart,
+                generation,
+            };
+            let rows = copies.keys().chain(left.keys()).map(|id| plan.key(id)).collect();
+            let reads = Reads::rows(rows).token(self.scope.clone()).note(ScopeState::key(&self.scope));
+            match self.engine.committer.commit(reads, move |tx| plan.run(tx)).await? {
+                Planned::Stored(stored) => return Ok(stored),
+                Planned::Stale(ids) => {
+                    for id in ids {
+                        let request = Arc::new(page_request.again());
+                        let copy = self.fetch_row(&id).await?;
+                        match (left.get(&id), &copy) {
+                            (None, _) => _ = copies.insert(Arc::clone(&id), copy),
+                            // A later page tells what has become of the row since it left.
+                            (Some(version), ServiceCopy::Found(now)) if now.version != *version => {
+                                left.remove(&id);
+                            }
+                            (Some(_), _) => {}
+                        }
+                        requests.insert(id, request);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn fetch_row(&self, id: &Arc<str>) -> Result<ServiceCopy, TransportError> {
+        let account = Arc::clone(&self.scope.account);
+        let key = RowKey { account, table: Arc::clone(&self.table.name), id: Arc::clone(id) };
+        self.engine.fetch(&key).await
+    }
+}
+
 /// What a page brings.
-pub(super) struct PagePlan {
-    pub(super) table: Arc<Table>,
-    pub(super) scope: ScopeKey,
-    pub(super) evaluator: Arc<Evaluator>,
-    pub(super) copies: BTreeMap<Arc<str>, ServiceCopy>,
+struct PagePlan {
+    table: Arc<Table>,
+    scope: ScopeKey,
+    evaluator: Arc<Evaluator>,
+    copies: BTreeMap<Arc<str>, ServiceCopy>,
     /// Rows that no longer match the query, and the version with which they do not.
-    pub(super) left: BTreeMap<Arc<str>, Option<String>>,
-    pub(super) state: ScopeState,
+    left: BTreeMap<Arc<str>, Option<String>>,
+    state: ScopeState,
     /// The requests of rows that were fetched one by one.
-    pub(super) requests: HashMap<Arc<str>, Arc<Request>>,
-    pub(super) page_request: Arc<Request>,
-    pub(super) expected: Option<DeltaToken>,
-    pub(super) token: Option<DeltaToken>,
+    requests: HashMap<Arc<str>, Arc<Request>>,
+    page_request: Arc<Request>,
+    expected: Option<DeltaToken>,
+    token: Option<DeltaToken>,
     /// Why the service has begun the pull again, if it has.
-    pub(super) restart: Option<Check>,
-    pub(super) generation: u64,
+    restart: Option<Check>,
+    generation: u64,
 }
 
 /// What a page has done, and the conflicts in it that wait for somebody.
 pub(super) type Stored = (Vec<(Arc<str>, Effect)>, Vec<(RowKey, Parked)>);
 
-pub(super) enum Planned {
+enum Planned {
     Stored(Stored),
     /// Answers have crossed these rows: each must be fetched by id, and the page planned again.
     Stale(Vec<Arc<str>>),
 }
 
 impl PagePlan {
-    pub(super) fn key(&self, id: &Arc<str>) -> RowKey {
+    fn key(&self, id: &Arc<str>) -> RowKey {
         let (account, table) = (Arc::clone(&self.scope.account), Arc::clone(&self.table.name));
         RowKey { account, table, id: Arc::clone(id) }
     }
@@ -67,7 +141,7 @@ impl PagePlan {
         row.base.as_ref().is_some_and(|base| base.version == *version) || row.record.as_ref().is_some_and(matches)
     }
 
-    pub(super) fn run(&self, tx: &mut Tx<'_>) -> Result<Planned, Error> {
+    fn run(&self, tx: &mut Tx<'_>) -> Result<Planned, Error> {
         if tx.present() != self.scope.account {
             let message = format!("the pull of `{}` ended because another account has signed in", self.table.name);
             return Err(Error::new(ErrorKind::OtherAccount, message));
