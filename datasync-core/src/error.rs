@@ -289,12 +289,6 @@ impl Error {
         matches!(self.store_kind(), Some(Full | Io | OutcomeUnknown | Superseded))
     }
 
-    /// Whether what was written to the store may have happened or not.
-    pub(crate) fn is_unknown_outcome(&self) -> bool {
-        let source = self.0.source.as_ref().and_then(|source| source.downcast_ref::<StoreError>());
-        source.is_some_and(|error| error.kind() == StoreErrorKind::OutcomeUnknown)
-    }
-
     /// Whether the service has refused the sign-in itself.
     pub(crate) fn is_refused_sign_in(&self) -> bool {
         let source = self.0.source.as_ref().and_then(|source| source.downcast_ref::<TransportError>());

@@ -340,7 +340,11 @@ async fn attempt(
             created: known.last_place + 1..group.last_place + 1,
         });
         let made = commit(store, &parts.tables, &group, next).await;
-        if !made.as_ref().is_ok_and(|made| *made) && !made.as_ref().is_err_and(Error::is_unknown_outcome) {
+        let may_be_made = match &made {
+            Ok(made) => *made,
+            Err(error) => error.store_kind() == Some(StoreErrorKind::OutcomeUnknown),
+        };
+        if !may_be_made {
             decided.not_made();
         }
         if made? {
