@@ -2,7 +2,7 @@
 //!
 //! | name | kind | unit | labels | what it is |
 //! | --- | --- | --- | --- | --- |
-//! | [`QUEUE_DEPTH`] | gauge | count | `table`, `state` | the changes that are queued, by what they wait for: `ready`, `waiting`, `conflict` or `parked` |
+//! | [`QUEUE_DEPTH`] | gauge | count | `table`, `state` | the changes that are queued, by what they wait for: `ready`, `waiting` until a time, `blocked` by another change, `conflict`, `parked`, or `paused` with the account's sign-in |
 //! | [`QUEUE_LAG`] | gauge | seconds | `table` | how long ago the oldest queued change was made; 0 if nothing is queued |
 //! | [`PULL_LAG`] | gauge | seconds | `table` | how long ago a pull of the table last came to its end; before the first one has, how long ago that was begun |
 //!
@@ -22,10 +22,12 @@ use jiff::Timestamp;
 use metrics::{Unit, describe_gauge, gauge};
 
 use crate::{
-    client::DatasyncClient,
+    client::{
+        DatasyncClient, PendingChange, PendingState,
+        pending::{pause, states},
+    },
     engine::Engine,
     error::Error,
-    row::{Hold, Operation, ParkReason},
     store::OperationsRequest,
 };
 
@@ -37,7 +39,7 @@ pub const QUEUE_LAG: &str = "datasync_queue_lag_seconds";
 pub const PULL_LAG: &str = "datasync_pull_lag_seconds";
 
 /// The values of the label `state`.
-const STATES: [&str; 4] = ["ready", "waiting", "conflict", "parked"];
+const STATES: [&str; 6] = ["ready", "waiting", "blocked", "conflict", "parked", "paused"];
 /// How many operations one read of the store brings.
 const CHUNK: usize = 1_000;
 
@@ -54,20 +56,24 @@ pub(crate) struct Pulled(Mutex<BTreeMap<Arc<str>, Timestamp>>);
 #[derive(Clone, Copy, Default)]
 struct Queue {
     /// By the place of the state in [`STATES`].
-    depth: [u64; 4],
+    depth: [u64; 6],
     oldest: Option<Timestamp>,
 }
 
 impl Queue {
-    fn count(&mut self, operation: &Operation) {
-        let state = match &operation.hold {
-            Hold::Ready => 0,
-            Hold::Wait { .. } => 1,
-            Hold::Parked(parked) if parked.reason == ParkReason::Conflict => 2,
-            Hold::Parked(_) => 3,
+    fn count(&mut self, change: &PendingChange) {
+        let state = match change.state {
+            PendingState::Ready => 0,
+            PendingState::Waiting(_) | PendingState::Throttled(_) => 1,
+            PendingState::Blocked { .. } => 2,
+            PendingState::Conflict(_) => 3,
+            PendingState::Parked(_) => 4,
+            PendingState::Paused => 5,
+            // Neither is sent by this release of the app.
+            PendingState::UnknownTable | PendingState::Loser => return,
         };
         self.depth[state] += 1;
-        self.oldest = self.oldest.into_iter().chain(operation.edited).min();
+        self.oldest = self.oldest.into_iter().chain(change.edited).min();
     }
 }
 
@@ -86,15 +92,19 @@ impl Engine {
     async fn record_queue(&self, account: &Arc<str>) -> Result<(), Error> {
         let mut queues: BTreeMap<Arc<str>, Queue> =
             self.tables.0.keys().map(|table| (Arc::clone(table), Queue::default())).collect();
+        let paused = self.paused(account).await?.is_some();
         let mut request = OperationsRequest { account: Arc::clone(account), tables: None, after: 0, limit: CHUNK };
         loop {
             let queued = self.store.operations(&request).await?;
             let Some(last) = queued.last() else { break };
             request.after = last.operation.place;
-            for queued in &queued {
-                // What belongs to a table that the client no longer has is not sent.
-                if let Some(queue) = queues.get_mut(&queued.key.table) {
-                    queue.count(&queued.operation);
+            let mut changes = states(self, &queued).await?;
+            if paused {
+                pause(&mut changes);
+            }
+            for change in &changes {
+                if let Some(queue) = queues.get_mut(&change.table) {
+                    queue.count(change);
                 }
             }
         }

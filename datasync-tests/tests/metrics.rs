@@ -31,24 +31,27 @@ fn gauges(recorded: &Snapshotter) -> BTreeMap<(String, Vec<(String, String)>), f
 }
 
 /// The queue's depth by state, its lag, and the lag of the pulls.
-fn recorded(recorded: &Snapshotter) -> ([f64; 4], f64, f64) {
+fn recorded(recorded: &Snapshotter) -> ([f64; 6], f64, f64) {
     let table = || ("table".to_owned(), "note".to_owned());
     let gauges = gauges(recorded);
-    let depth = ["ready", "waiting", "conflict", "parked"]
+    let depth = ["ready", "waiting", "blocked", "conflict", "parked", "paused"]
         .map(|state| gauges[&(QUEUE_DEPTH.to_owned(), vec![table(), ("state".to_owned(), state.to_owned())])]);
     let of = |name: &str| gauges[&(name.to_owned(), vec![table()])];
-    assert_eq!(gauges.len(), 6, "nothing else is recorded");
+    assert_eq!(gauges.len(), 8, "nothing else is recorded");
     (depth, of(QUEUE_LAG), of(PULL_LAG))
 }
 
-async fn counted(client: &DatasyncClient) -> [f64; 4] {
-    let mut depth = [0.0; 4];
+async fn counted(client: &DatasyncClient) -> [f64; 6] {
+    let mut depth = [0.0; 6];
     for change in client.pending().await.unwrap() {
         depth[match change.state {
             PendingState::Ready => 0,
             PendingState::Waiting(_) | PendingState::Throttled(_) => 1,
-            PendingState::Conflict(_) => 2,
-            _ => 3,
+            PendingState::Blocked { .. } => 2,
+            PendingState::Conflict(_) => 3,
+            PendingState::Parked(_) => 4,
+            PendingState::Paused => 5,
+            other => panic!("{other:?} is not counted"),
         }] += 1.0;
     }
     depth
@@ -73,7 +76,7 @@ async fn depth_and_lag_are_those_of_the_store(store: impl Store, wire: Wire) {
     let table = notes(&client);
 
     table.pull_items(table.query()).await.unwrap();
-    assert_eq!(recorded(&snapshot), ([0.0; 4], 0.0, 0.0));
+    assert_eq!(recorded(&snapshot), ([0.0; 6], 0.0, 0.0));
 
     // One change in each state, made 10 s after another.
     for (id, seconds) in [("conflict", 10), ("parked", 10), ("waiting", 10), ("ready", 10)] {
@@ -95,10 +98,21 @@ async fn depth_and_lag_are_those_of_the_store(store: impl Store, wire: Wire) {
             _ => {}
         }
     }
-    assert_eq!(recorded(&snapshot).0, [0.0, 1.0, 1.0, 1.0], "a local write is no push: the last one has counted");
+    assert_eq!(
+        recorded(&snapshot).0,
+        [0.0, 1.0, 0.0, 1.0, 1.0, 0.0],
+        "a local write is no push: the last one has counted"
+    );
     client.record_metrics().await.unwrap();
-    assert_eq!(recorded(&snapshot), ([1.0; 4], 30.0, 40.0));
-    assert_eq!(counted(&client).await, [1.0; 4]);
+    let each = [1.0, 1.0, 0.0, 1.0, 1.0, 0.0];
+    assert_eq!(recorded(&snapshot), (each, 30.0, 40.0));
+    assert_eq!(counted(&client).await, each);
+
+    // An edit behind an attempt in doubt goes after it.
+    table.replace(note_of("waiting", "again")).await.unwrap();
+    client.record_metrics().await.unwrap();
+    assert_eq!(recorded(&snapshot).0, [1.0, 1.0, 1.0, 1.0, 1.0, 0.0]);
+    assert_eq!(counted(&client).await, [1.0, 1.0, 1.0, 1.0, 1.0, 0.0]);
 
     // Without a network what waits grows older.
     wait(100);
@@ -116,8 +130,15 @@ async fn depth_and_lag_are_those_of_the_store(store: impl Store, wire: Wire) {
     }
     client.retry_all(["note"]).await.unwrap();
     table.pull_items(table.query()).await.unwrap();
-    assert_eq!(recorded(&snapshot), ([0.0; 4], 0.0, 0.0));
-    assert_eq!(counted(&client).await, [0.0; 4]);
+    assert_eq!(recorded(&snapshot), ([0.0; 6], 0.0, 0.0));
+    assert_eq!(counted(&client).await, [0.0; 6]);
+
+    // With a sign-in that is refused everything waits for another one.
+    table.insert(note_of("paused", "here")).await.unwrap();
+    exchange.fault(is_change, Fault::Status(401));
+    assert_eq!(table.push_items().await.unwrap_err().kind(), ErrorKind::Unauthenticated);
+    assert_eq!(recorded(&snapshot).0, [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    assert_eq!(counted(&client).await, [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
 }
 
 async fn rows_of_another(exchange: &RouterExchange, id: &str) {

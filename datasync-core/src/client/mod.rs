@@ -14,7 +14,7 @@ mod losers;
 mod migrate;
 mod offline;
 mod part;
-mod pending;
+pub(crate) mod pending;
 mod progress;
 mod pull;
 mod purge;

@@ -362,14 +362,14 @@ pub(super) fn strand(changes: &mut [PendingChange], tables: &engine::table::Tabl
 }
 
 /// Their states while the sign-in of their account is refused.
-pub(super) fn pause(changes: &mut [PendingChange]) {
+pub(crate) fn pause(changes: &mut [PendingChange]) {
     for change in changes.iter_mut().filter(|change| change.moves_by_itself()) {
         change.state = PendingState::Paused;
     }
 }
 
 /// The changes with their states; one that could be sent and must go after another is blocked by it.
-pub(super) async fn states(engine: &Engine, queued: &[QueuedOperation]) -> Result<Vec<PendingChange>, Error> {
+pub(crate) async fn states(engine: &Engine, queued: &[QueuedOperation]) -> Result<Vec<PendingChange>, Error> {
     let mut changes: Vec<PendingChange> =
         queued.iter().map(|queued| PendingChange::of(&queued.key, &queued.operation)).collect();
     let keys: BTreeSet<&RowKey> = queued.iter().map(|queued| &queued.key).collect();
