@@ -207,7 +207,7 @@ async fn a_row_is_explained_in_sentences(store: impl Store, wire: Wire) {
     let world = world(store, wire).await;
     let explain = async |id: &str| world.client.explain("note", id).await.unwrap();
     let absent = explain("none").await;
-    assert!(absent.is_in_sync() && absent.to_string().contains("is not on this device"), "{absent}");
+    assert!(!absent.is_in_sync() && absent.to_string().contains("is not known on this device"), "{absent}");
 
     world.table.insert(note_of("a", "marked")).await.unwrap();
     let made = explain("a").await;
