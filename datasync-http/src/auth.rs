@@ -197,6 +197,7 @@ impl Tokens {
         };
         let mut state = self.state();
         (state.number, state.token) = (state.number + 1, token);
+        tell!("another token", number = state.number);
         Ok(())
     }
 }

@@ -17,6 +17,9 @@
 //! With the feature `tls`, on by default, it speaks https: rustls with ring, the authorities of the system and those that
 //! the builder is given. Without it `https` needs a `surf::Client` of the app's own.
 
+#[macro_use]
+mod trace;
+
 mod auth;
 mod codec;
 mod compression;

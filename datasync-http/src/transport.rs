@@ -104,6 +104,10 @@ impl Known {
     }
 }
 
+fn took(sent: Timestamp, received: Timestamp) -> i64 {
+    received.as_millisecond().saturating_sub(sent.as_millisecond())
+}
+
 /// What an exchange brings.
 pub(crate) trait Answer {
     fn head(&self) -> &HttpResponse;
@@ -156,11 +160,18 @@ impl HttpTransport {
         let sent = self.clock.now();
         match select(exchange, self.clock.sleep(self.timeout)).await {
             Either::Left((answer, _)) => {
-                let answer = answer.map_err(response::broken)?;
-                self.known.tell_time(answer.head(), sent, self.clock.now());
+                let received = self.clock.now();
+                let answer = answer.map_err(|error| {
+                    let error = response::broken(error);
+                    tell!("no answer", kind = format!("{:?}", error.kind()), milliseconds = took(sent, received));
+                    error
+                })?;
+                tell!("answered", status = answer.head().status, milliseconds = took(sent, received));
+                self.known.tell_time(answer.head(), sent, received);
                 Ok(answer)
             }
             Either::Right(_) => {
+                tell!("no answer in time", milliseconds = took(sent, self.clock.now()));
                 let message = format!(
                     "no answer within {} ms: try again, or allow more with `timeout`",
                     self.timeout.as_millis()
@@ -233,6 +244,7 @@ impl HttpTransport {
             let wait = retry::wait(attempt, error.retry_after(), self.clock.random());
             match wait {
                 Some(wait) if attempt < self.retries && retry::may_repeat(&error, changes) => {
+                    tell!("asked again after a wait", attempt = attempt, milliseconds = wait.as_millis() as u64);
                     self.clock.sleep(wait).await;
                 }
                 _ => return Err(error),

@@ -20,9 +20,9 @@
 
 pub(crate) mod draft;
 mod tx;
+mod write;
 
 use std::{
-    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -45,13 +45,12 @@ use crate::{
         links,
         service::{self, Service},
         table::Tables,
-        tombstones, unsent,
+        unsent,
         watch::Watchers,
     },
     error::{Error, ErrorKind},
-    query::index_keys,
     row::RowKey,
-    store::{Cursor, Head, RowWrite, Store, StoreError, StoreErrorKind, WriteBatch},
+    store::{Cursor, Head, Store, StoreError, StoreErrorKind},
 };
 
 /// The greatest number of rows in one commit, unless a single member needs more.
@@ -339,7 +338,7 @@ async fn attempt(
             clear: &group.clear,
             created: known.last_place + 1..group.last_place + 1,
         });
-        let made = commit(store, &parts.tables, &group, next).await;
+        let made = write::commit(store, &parts.tables, &group, next).await;
         let may_be_made = match &made {
             Ok(made) => *made,
             Err(error) => error.store_kind() == Some(StoreErrorKind::OutcomeUnknown),
@@ -447,67 +446,4 @@ async fn read(store: &dyn Store, wanted: Reads, head: Head, present: Arc<str>) -
     let (rows, notes) = (keys.into_iter().zip(rows).collect(), names.into_iter().zip(notes).collect());
     let (children, wanted) = Default::default();
     Ok(Snapshot { rows, tokens, notes, queued, losers, children, wanted, head, present })
-}
-
-/// Commits the group as `next`. False if another commit took that number: then everything must be planned again.
-async fn commit(store: &dyn Store, tables: &Tables, group: &Overlay, next: Head) -> Result<bool, Error> {
-    let mut lost = false;
-    for _ in 0..MAX_ROUNDS {
-        match store.commit(batch(tables, group, next)?).await {
-            Ok(()) => return Ok(true),
-            Err(error) if error.kind() == StoreErrorKind::Superseded && !lost => return Ok(false),
-            // What took the number of a batch that was sent before may be that batch.
-            Err(error) if matches!(error.kind(), StoreErrorKind::Superseded | StoreErrorKind::OutcomeUnknown) => {
-                lost = true;
-                let head = store.head().await?;
-                match head.number.cmp(&next.number) {
-                    Ordering::Less => {}
-                    Ordering::Equal => return Ok(head.id == next.id),
-                    Ordering::Greater => {
-                        let message = "the answer of the commit was lost, and others have written since: \
-                                       read what you wrote before you write it again";
-                        return Err(StoreError::new(StoreErrorKind::OutcomeUnknown, message).with_source(error).into());
-                    }
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(StoreError::new(StoreErrorKind::OutcomeUnknown, "the store keeps losing its answers").into())
-}
-
-fn batch(tables: &Tables, group: &Overlay, next: Head) -> Result<WriteBatch, Error> {
-    let mut rows = Vec::with_capacity(group.rows.len());
-    for (key, row) in &group.rows {
-        let key = key.clone();
-        rows.push(match row {
-            None => RowWrite::Remove { key },
-            Some(row) => {
-                let mut index_keys = match (&row.record, tables.0.get(&key.table)) {
-                    (Some(record), Some(table)) => index_keys(&table.schema, &key.id, record).map_err(|error| {
-                        let message = format!("{key:?} cannot be indexed: {error}");
-                        Error::caused(ErrorKind::InvalidEntity, message, error)
-                    })?,
-                    _ => Vec::new(),
-                };
-                if let Some(table) = tables.0.get(&key.table) {
-                    index_keys.extend(links::link_keys(table, row));
-                    index_keys.extend(tombstones::index_key(row));
-                }
-                RowWrite::Put { key, row: row.clone(), index_keys }
-            }
-        });
-    }
-    Ok(WriteBatch {
-        number: next.number,
-        id: next.id,
-        clear: group.clear.clone(),
-        rows,
-        tokens: group.tokens.iter().map(|(scope, token)| (scope.clone(), token.clone())).collect(),
-        notes: group.notes.iter().map(|(key, note)| (Arc::clone(key), note.clone())).collect(),
-        add_losers: group.add_losers.clone(),
-        remove_losers: group.remove_losers.iter().copied().collect(),
-        generation: group.raise_generation.then_some(next.generation),
-        indexed: group.indexed.clone(),
-    })
 }

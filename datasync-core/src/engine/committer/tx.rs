@@ -191,6 +191,7 @@ impl Tx<'_> {
             // Its last scope has let it go, and nothing that waits to be sent brings it back.
             row.record = None;
             row.quarantine = None;
+            row.scopes.clear();
             row.left = false;
         }
         let row = (!row.is_empty()).then_some(row);
