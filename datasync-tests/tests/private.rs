@@ -310,7 +310,9 @@ async fn i21_nothing_of_a_row_or_a_credential_is_told<S: Store + Clone>(store: S
     said.everything_of(&later, &mut events).await;
 
     let traced = TRACED.lock().unwrap();
-    for expected in ["span datasync push", "span datasync pull", "span datasync commit", "ItemParked", "status 422", "milliseconds"] {
+    for expected in
+        ["span datasync push", "span datasync pull", "span datasync commit", "ItemParked", "status 422", "milliseconds"]
+    {
         assert!(traced.contains(expected), "{expected}");
     }
     for (from, words) in [("said", &said.0), ("traced", &*traced)] {

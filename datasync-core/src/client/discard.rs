@@ -58,10 +58,10 @@ impl DatasyncClient {
             return self.drop_stranded(key).await;
         }
         let mut doubtful = key.clone();
-        for _ in 0..MAX_LOOKS {
+        for look in 0..MAX_LOOKS {
             match settle_doubt(&self.engine, &doubtful).await {
-                // A child whose change has left the queue meanwhile.
-                Err(error) if error.kind() == ErrorKind::NotFound && doubtful != key => {}
+                // The change, or that of a child, has left the queue since it was looked at.
+                Err(error) if error.kind() == ErrorKind::NotFound && (look > 0 || doubtful != key) => {}
                 settled => settled?,
             }
             let (tables, reads, first) = (Arc::clone(&self.engine.tables), Reads::row(key.clone()), key.clone());
