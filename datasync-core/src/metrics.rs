@@ -40,8 +40,8 @@ pub const PULL_LAG: &str = "datasync_pull_lag_seconds";
 
 /// The values of the label `state`.
 const STATES: [&str; 6] = ["ready", "waiting", "blocked", "conflict", "parked", "paused"];
-/// How many operations one read of the store brings.
-const CHUNK: usize = 1_000;
+/// How many operations are looked at together: whole rows are read for them.
+const CHUNK: usize = 50;
 
 pub(crate) fn describe() {
     describe_gauge!(QUEUE_DEPTH, Unit::Count, "changes that are queued, by what they wait for");
