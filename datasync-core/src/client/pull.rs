@@ -197,7 +197,8 @@ impl DatasyncClient {
     }
 }
 
-async fn pull_configured(engine: &Arc<Engine>, table: Arc<Table>) -> Result<(Arc<str>, PullReport), Error> {
+/// Pulls a table by the query of the configuration, and pushes nothing before it.
+pub(super) async fn pull_configured(engine: &Arc<Engine>, table: Arc<Table>) -> Result<(Arc<str>, PullReport), Error> {
     let (query, query_id) = (table.pulled.clone(), table.query_id.clone());
     let wanted =
         wanted(&table, query, query_id, None, ImplicitPush::Nothing).of(&table.name).during(SyncPhase::Pull)?;

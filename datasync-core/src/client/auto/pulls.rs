@@ -11,8 +11,9 @@ use jiff::Timestamp;
 
 use super::lane::Lane;
 use crate::{
-    client::{DatasyncClient, Tables},
+    client::{DatasyncClient, Tables, pull::pull_configured},
     error::Error,
+    report::PullReport,
 };
 
 /// A pull that has come to its end, and whether it has left something for the next one.
@@ -47,14 +48,18 @@ impl Pulls {
     }
 
     /// Begins those that are wanted by now, first the ones that have waited longest.
-    pub(super) fn begin(&mut self, client: &DatasyncClient, now: Timestamp) {
+    /// Each pushes its table before, unless a push waits after a failure: that wait is for all of them.
+    pub(super) fn begin(&mut self, client: &DatasyncClient, now: Timestamp, push: &Lane) {
         while self.under_way.len() < self.at_once {
             let wanted = self.tables.iter_mut().filter(|(_, lane)| lane.is_wanted_by(now));
             let Some((table, lane)) = wanted.min_by_key(|(_, lane)| lane.next()) else { return };
             lane.begin();
-            let (client, table) = (client.clone(), Arc::clone(table));
+            let (client, table, pushes) = (client.clone(), Arc::clone(table), push.failures() == 0);
             let pull = async move {
-                let pulled = client.pull_tables([Arc::clone(&table)]).await;
+                let pulled = match pushes {
+                    true => client.pull_tables([Arc::clone(&table)]).await,
+                    false => pull_alone(&client, &table).await.map(|pulled| [pulled].into()),
+                };
                 (table, pulled.map(|reports| reports.values().any(|report| report.more)))
             };
             self.under_way.push(pull.boxed());
@@ -73,4 +78,8 @@ impl Pulls {
             lane.given_up(again);
         }
     }
+}
+
+async fn pull_alone(client: &DatasyncClient, table: &str) -> Result<(Arc<str>, PullReport), Error> {
+    pull_configured(&client.engine, Arc::clone(client.engine.tables.get(table)?)).await
 }

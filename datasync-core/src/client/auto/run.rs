@@ -144,7 +144,7 @@ impl Run {
             let (account, tries) = (Arc::clone(&self.account), self.tries);
             self.under_way.push = Some(async move { push::push(&engine, account, tables, tries).await }.boxed());
         }
-        self.pulls.begin(&self.client, now);
+        self.pulls.begin(&self.client, now, &self.push);
         if self.listen.is_wanted_by(now) {
             self.listen.begin();
             let transport = Arc::clone(&self.client.engine.transport);
